@@ -1,0 +1,1 @@
+"""What Metergate costs, beside its peers, in one run: ``python -m benchmarks``. Asserts nothing."""

@@ -1,0 +1,22 @@
+"""From event to OpenMeter, none lost: spool, batches, sender, dead letters."""
+
+from metergate.delivery.dead_letters import DeadLetter, dead_letters, redrive
+from metergate.delivery.delivery import Delivery, Durability
+from metergate.delivery.destination import Destination, Folder, folders, left_behind, name_heir
+from metergate.delivery.sent import sent_events
+from metergate.delivery.statistics import DeliveryStatistics
+
+__all__ = [
+    "DeadLetter",
+    "Delivery",
+    "DeliveryStatistics",
+    "Destination",
+    "Durability",
+    "Folder",
+    "dead_letters",
+    "folders",
+    "left_behind",
+    "name_heir",
+    "redrive",
+    "sent_events",
+]

@@ -1,0 +1,137 @@
+"""The ASGI application: routes of all modules, the bearer token, and every error as OpenMeter's problem.
+
+A new module of routes is added to ``MODULES`` in ``server.py``; it offers ``routes(services: Services) ->
+list[Route]`` with handlers ``async def handler(request: Request) -> Response`` and raises the exceptions of
+``problems`` for anything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from urllib.parse import unquote
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute, Router
+from starlette.types import Message, Receive, Scope, Send
+
+from metergate.embedded.api.problems import Misfit, Problem, Unauthorized, problem_response
+from metergate.embedded.store.database import Overloaded, Unavailable
+
+log = logging.getLogger("metergate.embedded")
+
+POWERED_BY = "OpenMeter by Kong, Inc."
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+_ROUTING_DETAILS = {404: "no matching operation was found", 405: "method not allowed"}
+
+Hook = Callable[[], Awaitable[None]]
+
+
+class Application:
+    """``await startup()`` and ``await shutdown()`` frame its life; an ASGI server does so by its lifespan
+    messages.
+    """
+
+    def __init__(
+        self, routes: Sequence[BaseRoute], *, token: str | None = None, startup: Hook, shutdown: Hook
+    ) -> None:
+        self._router = Router(routes, redirect_slashes=False)
+        self._token = None if token is None else f"Bearer {token}".encode()
+        self.startup = startup
+        self.shutdown = shutdown
+        self._in_flight: set[asyncio.Task[None] | None] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            task = asyncio.current_task()
+            self._in_flight.add(task)
+            try:
+                await self._answer(scope, receive, send)
+            finally:
+                self._in_flight.discard(task)
+
+    def abort(self) -> int:
+        """Cancel the requests in flight; how many there were."""
+        for task in tuple(self._in_flight):
+            if task is not None:
+                task.cancel()
+        return len(self._in_flight)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self.startup()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.shutdown()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
+        started = False
+
+        async def branded(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                MutableHeaders(scope=message)["X-Powered-By"] = POWERED_BY
+            await send(message)
+
+        try:
+            self._authorize(headers)
+            scope["app"] = (
+                self  # with it the router raises for a wrong method instead of answering in plain text
+            )
+            scope["path"] = _routed_path(scope)
+            await self._router(scope, receive, branded)
+        except ClientDisconnect:
+            log.debug("the client left before its request was read", extra={"request_id": request_id})
+        except Exception as exception:
+            problem = as_problem(exception)
+            if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+                log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
+            if started:
+                raise
+            await problem_response(problem, request_id)(scope, receive, branded)
+
+    def _authorize(self, headers: Headers) -> None:
+        if self._token is None:
+            return
+        given = headers.get("authorization", "").encode()
+        if not hmac.compare_digest(given, self._token):
+            raise Unauthorized("missing or wrong bearer token")
+
+
+def as_problem(exception: Exception) -> Problem:
+    """The problem that the client is told of; anything unforeseen is a 500 without detail."""
+    if isinstance(exception, Problem):
+        return exception
+    if isinstance(exception, HTTPException):
+        detail = _ROUTING_DETAILS.get(exception.status_code, exception.detail)
+        return Misfit(detail, status=exception.status_code)
+    if isinstance(exception, Overloaded | Unavailable):
+        return Problem(str(exception), status=503)
+    return Problem(status=500)
+
+
+def _routed_path(scope: Scope) -> str:
+    """The decoded path, an encoded slash in it as NUL, so that a subject named ``a/b`` is one segment still."""
+    path: str = scope["path"]
+    raw: bytes = scope.get("raw_path") or b""
+    if b"%" not in raw:
+        return path
+    return unquote(raw.decode("latin-1").replace("%2F", "%00").replace("%2f", "%00"))
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else os.urandom(10).hex()

@@ -1,0 +1,70 @@
+"""Lists as OpenMeter answers them: whole pages, bare arrays where no page is asked for, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import Request
+
+from metergate.embedded.api.requests import choice, integer
+
+T = TypeVar("T")
+MAX_SIZE = 1000
+DEFAULT_SIZE = 100
+_MAX_NUMBER = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The ``number``-th page (from 1) of ``size`` items."""
+
+    number: int
+    size: int
+
+    def of(self, items: Sequence[Any], view: Callable[[Any], Any]) -> dict[str, Any]:
+        """The page as OpenMeter writes it; only its own items are viewed."""
+        start = (self.number - 1) * self.size
+        shown = [view(item) for item in items[start : start + self.size]]
+        return {"totalCount": len(items), "page": self.number, "pageSize": self.size, "items": shown}
+
+
+def read_page(request: Request) -> Page:
+    """``page`` and ``pageSize``; the first hundred where they are missing."""
+    number = integer(request, "page", 1, least=1, most=_MAX_NUMBER)
+    return Page(number, integer(request, "pageSize", DEFAULT_SIZE, least=1, most=MAX_SIZE))
+
+
+def listing(request: Request, items: Sequence[T], view: Callable[[T], Any]) -> Any:
+    """A page where one is asked for, else a bare list, cut by ``limit`` and ``offset``."""
+    if "page" in request.query_params or "pageSize" in request.query_params:
+        return read_page(request).of(items, view)
+    start = integer(request, "offset", 0, least=0, most=_MAX_NUMBER)
+    end = start + integer(request, "limit", DEFAULT_SIZE, least=1, most=MAX_SIZE)
+    return [view(item) for item in items[start:end]]
+
+
+def ordered(
+    request: Request, items: Sequence[T], keys: Mapping[str, Callable[[T], Any]], default: str
+) -> list[T]:
+    """The items by ``orderBy`` (one of ``keys``) and ``order``; equal ones stay in the order they were made."""
+    key = choice(request, "orderBy", list(keys)) or default
+    descending = choice(request, "order", ("ASC", "DESC")) == "DESC"
+    return sorted(items, key=keys[key], reverse=descending)
+
+
+def present(**fields: Any) -> dict[str, Any]:
+    """The fields that have a value: None, unset and empty objects are left out, as Go's omitempty does."""
+    return {
+        name: value
+        for name, value in fields.items()
+        if value is not None and value is not msgspec.UNSET and value != {}
+    }
+
+
+def segment(request: Request, name: str) -> str:
+    """A part of the path, whatever characters its name has: ``app.py`` keeps an encoded slash apart as NUL."""
+    value: str = request.path_params[name]
+    return value.replace("\0", "/")

@@ -1,0 +1,141 @@
+"""What a request says, read and checked as OpenMeter's request validator does, in its words.
+
+A parameter that does not fit answers 400 ``parameter "limit" in query has an error: …``, a body ``request body has an
+error: …``. JSON answers are made here as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from metergate.embedded.api.problems import Misfit, Problem
+from metergate.embedded.domain.moments import parse_rfc3339
+
+MAX_BODY = 16 * 1024 * 1024
+"""Bytes of a request's body, but for events."""
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+T = TypeVar("T")
+_encode = msgspec.json.Encoder().encode
+
+
+def parameter_error(name: str, message: str, place: str = "query") -> Misfit:
+    """The problem for a parameter that does not fit."""
+    return Misfit(f'parameter "{name}" in {place} has an error: {message}')
+
+
+def text(request: Request, name: str, *, longest: int | None = None) -> str | None:
+    """The parameter, None when it is not given. With ``longest``: 1 to so many characters."""
+    value = request.query_params.get(name)
+    if value is None or longest is None:
+        return value
+    if not value:
+        raise parameter_error(name, "minimum string length is 1")
+    if len(value) > longest:
+        raise parameter_error(name, f"maximum string length is {longest}")
+    return value
+
+
+def texts(request: Request, name: str) -> tuple[str, ...] | None:
+    """All values of a parameter that may be repeated (``?subject=a&subject=b``), None when it is not given."""
+    values = request.query_params.getlist(name)
+    return tuple(values) if values else None
+
+
+def moment(request: Request, name: str) -> datetime | None:
+    """A parameter that is an RFC 3339 date-time."""
+    value = request.query_params.get(name)
+    if value is None:
+        return None
+    try:
+        return parse_rfc3339(value)
+    except ValueError as exception:
+        raise parameter_error(
+            name, f'string doesn\'t match the format "date-time": {exception}'
+        ) from exception
+
+
+def integer(request: Request, name: str, default: int, *, least: int, most: int) -> int:
+    """A whole number between two bounds."""
+    value = request.query_params.get(name)
+    if value is None:
+        return default
+    if _INTEGER.fullmatch(value) is None:
+        raise parameter_error(name, f"value {value}: an invalid integer")
+    number = int(value)
+    if number < least:
+        raise parameter_error(name, f"number must be at least {least}")
+    if number > most:
+        raise parameter_error(name, f"number must be at most {most}")
+    return number
+
+
+def boolean(request: Request, name: str, default: bool = False) -> bool:
+    """``true`` or ``false``."""
+    value = request.query_params.get(name)
+    if value not in (None, "true", "false"):
+        raise parameter_error(name, f"value {value}: an invalid boolean")
+    return default if value is None else value == "true"
+
+
+def choice(request: Request, name: str, allowed: Sequence[str]) -> str | None:
+    """One of a few words, None when it is not given."""
+    value = request.query_params.get(name)
+    if value is not None and value not in allowed:
+        words = ",".join(f'"{word}"' for word in allowed)
+        raise parameter_error(name, f"value is not one of the allowed values [{words}]")
+    return value
+
+
+async def body_bytes(request: Request, most: int = MAX_BODY) -> bytes:
+    """The body. Raises 413 when it is longer than ``most`` bytes.
+
+    What is too much is read and forgotten before that, as a client in the middle of sending would see a broken
+    connection and no answer; beyond eight times the bound it has to put up with that.
+    """
+    chunks = []
+    length = 0
+    async for chunk in request.stream():
+        length += len(chunk)
+        if length <= most:
+            chunks.append(chunk)
+        else:
+            chunks.clear()
+            if length > 8 * most:
+                break
+    if length > most:
+        raise Problem(f"request body is longer than {most} bytes", status=413)
+    return b"".join(chunks)
+
+
+def media_type(request: Request) -> str:
+    """The Content-Type without its parameters, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def json_body(request: Request, convert: Callable[[bytes], T]) -> T:
+    """The body read by ``convert``, usually ``msgspec.json.Decoder(Type).decode``; ValueErrors of it are a
+    400.
+    """
+    if media_type(request) != "application/json":
+        given = request.headers.get("content-type", "")
+        raise Misfit(f'request body has an error: header Content-Type has unexpected value "{given}"')
+    content = await body_bytes(request)
+    try:
+        return convert(content)
+    except msgspec.ValidationError as exception:
+        raise Misfit(f"request body has an error: doesn't match schema: {exception}") from exception
+    except (ValueError, RecursionError) as exception:
+        raise Misfit(f"request body has an error: failed to decode request body: {exception}") from exception
+
+
+def json_response(value: Any, status: int = 200) -> Response:
+    """The value as JSON; structs and dataclasses are taken as they are."""
+    return Response(_encode(value), status, media_type="application/json")

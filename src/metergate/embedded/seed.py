@@ -1,0 +1,186 @@
+"""Features, customers and entitlements from the ``--config`` file, made at the start where they are missing.
+
+Each item is written as the API takes it; an entitlement also names its customer, by key or id::
+
+    features:
+      - {key: api-request, name: API requests, meterSlug: api_request}
+      - {key: sso, name: Single sign-on}
+    customers:
+      - {key: acme, name: Acme, usageAttribution: {subjectKeys: [acme]}}
+    entitlements:
+      - {customer: acme, featureKey: api-request, type: metered, usagePeriod: {interval: MONTH}, issueAfterReset: 100}
+      - {customer: acme, featureKey: sso, type: boolean}
+
+What is there already is left as it is, and where it differs the difference is reported: an entitlement carries a
+balance, and changing a file must not reset it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, date, datetime, time
+from typing import Any, TypeVar
+
+import msgspec
+
+from metergate.embedded.api.problems import NotFound, Problem
+from metergate.embedded.domain.customers import Customer, CustomerInput, make_customer
+from metergate.embedded.domain.entitlements import Entitlement, EntitlementInputV2, Refused, make_entitlement
+from metergate.embedded.domain.features import Feature, FeatureInput, make_feature
+from metergate.embedded.domain.moments import format_rfc3339
+from metergate.embedded.store.catalog import Catalog
+from metergate.errors import ConfigurationError, Finding, error, nearest
+
+Item = Mapping[str, Any]
+T = TypeVar("T", bound=msgspec.Struct)
+
+_FEATURE_FIELDS = ("name", "metadata", "meter_slug", "filters", "unit_cost")
+_CUSTOMER_FIELDS = CustomerInput.__struct_fields__
+_ENTITLEMENT_FIELDS = ("type", "metadata", "config")
+_METERING_FIELDS = (
+    "is_soft_limit",
+    "issue_after_reset",
+    "issue_after_reset_priority",
+    "preserve_overage_at_reset",
+)
+
+
+class EntitlementItem(EntitlementInputV2, frozen=True, rename="camel", kw_only=True):
+    """An entitlement as the file has it."""
+
+    customer: str
+
+
+async def seed(
+    catalog: Catalog,
+    now: datetime,
+    *,
+    features: Sequence[Item] = (),
+    customers: Sequence[Item] = (),
+    entitlements: Sequence[Item] = (),
+    file: str = "",
+) -> list[str]:
+    """Make what is missing; the differences to what is there, one sentence each.
+
+    Raises:
+        ConfigurationError: with everything that cannot be made, its path in the file first.
+    """
+    seeding = _Seeding(catalog, now)
+    await seeding.all("features", features, FeatureInput, seeding.feature)
+    await seeding.all("customers", customers, CustomerInput, seeding.customer)
+    await seeding.all("entitlements", entitlements, EntitlementItem, seeding.entitlement)
+    if seeding.findings:
+        raise ConfigurationError([finding.at(file=file) for finding in seeding.findings])
+    return seeding.warnings
+
+
+class _Seeding:
+    def __init__(self, catalog: Catalog, now: datetime) -> None:
+        self._catalog = catalog
+        self._now = now
+        self.findings: list[Finding] = []
+        self.warnings: list[str] = []
+
+    async def all(
+        self, section: str, items: Sequence[Item], shape: type[T], make: Callable[[T], Awaitable[None]]
+    ) -> None:
+        """Make each item of a section; what cannot be made becomes a finding and the next one is tried."""
+        for index, item in enumerate(items):
+            path = f"$.{section}[{index}]"
+            if (given := self._read(path, item, shape)) is None:
+                continue
+            try:
+                await make(given)
+            except Problem as problem:
+                self.findings.append(error(path, problem.detail.removeprefix(problem.prefix)))
+
+    async def feature(self, given: FeatureInput) -> None:
+        store = self._catalog.features
+        try:
+            present = store.find(given.key)
+        except NotFound:
+            await store.create(given, self._now)
+            return
+        self._compare(
+            f"feature {given.key}", present, make_feature(given, present.id, self._now), _FEATURE_FIELDS
+        )
+
+    async def customer(self, given: CustomerInput) -> None:
+        store = self._catalog.customers
+        attributed = given.usage_attribution.subject_keys if given.usage_attribution else ()
+        owners = await store.customers_of([given.key] if given.key else attributed)
+        if not owners:
+            await store.create(given, self._now)
+            return
+        present = store.find(next(iter(owners.values())))
+        wanted = make_customer(given, identifier=present.id, created_at=present.created_at, now=self._now)
+        self._compare(f"customer {present.key or present.id}", present, wanted, _CUSTOMER_FIELDS)
+
+    async def entitlement(self, given: EntitlementItem) -> None:
+        customer = self._catalog.customers.find_active(given.customer)
+        feature = given.feature_key or given.feature_id or ""
+        try:
+            present = self._catalog.entitlements.find_of(customer.id, feature, self._now)
+        except NotFound:
+            await self._catalog.entitlements.create(customer.id, given, self._now)
+            return
+        self._compare_entitlement(given, customer, present)
+
+    def _compare_entitlement(self, given: EntitlementItem, customer: Customer, present: Entitlement) -> None:
+        feature: Feature = self._catalog.features.find(present.feature_id)
+        try:
+            wanted, _ = make_entitlement(given, feature, customer.id, present.created_at, lambda: present.id)
+        except Refused as exception:
+            raise Problem(str(exception)) from exception
+        name = f"entitlement of {given.customer} to {feature.key}"
+        self._compare(name, present, wanted, _ENTITLEMENT_FIELDS)
+        if present.metering is not None and wanted.metering is not None:
+            self._compare(name, present.metering, wanted.metering, _METERING_FIELDS)
+        intervals = [each.usage_period and each.usage_period.interval for each in (present, wanted)]
+        if intervals[0] != intervals[1]:
+            self._differs(name, ["usagePeriod"])
+
+    def _read(self, path: str, item: Item, shape: type[T]) -> T | None:
+        known = [field.encode_name for field in msgspec.structs.fields(shape)]
+        unknown = [name for name in item if name not in known]
+        self.findings += [
+            error(f"{path}.{name}", "is not a field that is known here.", nearest(str(name), known))
+            for name in unknown
+        ]
+        try:
+            return msgspec.convert(_as_json(item), shape)
+        except msgspec.ValidationError as exception:
+            text, _, place = str(exception).partition(" - at `$")
+            self.findings.append(error(path + place.rstrip("`"), text))
+            return None
+
+    def _compare(
+        self, name: str, present: msgspec.Struct, wanted: msgspec.Struct, fields: Sequence[str]
+    ) -> None:
+        different = [field for field in fields if getattr(present, field) != getattr(wanted, field)]
+        if different:
+            self._differs(name, [_camel(field) for field in different])
+
+    def _differs(self, name: str, fields: Sequence[str]) -> None:
+        self.warnings.append(
+            f"the {name} differs from the configuration in {', '.join(fields)} and stays as it is; "
+            "change it over the API"
+        )
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.title() for part in rest)
+
+
+def _as_json(value: Any) -> Any:
+    """YAML reads dates as dates; the API takes texts."""
+    if isinstance(value, Mapping):
+        return {name: _as_json(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_as_json(item) for item in value]
+    if isinstance(value, datetime):
+        return format_rfc3339(value if value.tzinfo else value.replace(tzinfo=UTC))
+    if isinstance(value, date):
+        return format_rfc3339(datetime.combine(value, time(), UTC))
+    return value

@@ -1,0 +1,194 @@
+"""Starting the embedded server: the folder, the application over it, and Granian in front, all in one
+process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+from granian.constants import Interfaces
+from granian.server.embed import Server
+
+from metergate.embedded.api import (
+    access,
+    customers,
+    entitlements,
+    event_pages,
+    events,
+    features,
+    meters,
+    query,
+    subjects,
+)
+from metergate.embedded.api.app import Application
+from metergate.embedded.api.meters import new_meter
+from metergate.embedded.config import Configuration, read_configuration
+from metergate.embedded.domain.moments import Clock, system_clock
+from metergate.embedded.seed import seed
+from metergate.embedded.services import Services
+from metergate.embedded.store import catalog as catalog_tables
+from metergate.embedded.store import events as event_tables
+from metergate.embedded.store import meters as meter_tables
+from metergate.embedded.store.catalog import Catalog
+from metergate.embedded.store.database import Database
+from metergate.embedded.store.events import EventStore
+from metergate.embedded.store.listing import EventList
+from metergate.embedded.store.meters import MeterStore
+from metergate.embedded.store.usage import MeterUsage
+from metergate.errors import ConfigurationError
+
+log = logging.getLogger("metergate.embedded")
+
+DEFAULT_PORT = 8888
+STOP_SECONDS = 4.0
+"""How long requests in flight may take at the end; closing the folder comes after it."""
+ABORT_SECONDS = 0.3
+"""How long their connections may take to close when they took longer."""
+
+MODULES = (events, event_pages, meters, query, features, customers, subjects, entitlements, access)
+TABLES = (event_tables, meter_tables, catalog_tables)
+
+
+def create_app(
+    data: Path, *, config: Path | None = None, token: str | None = None, clock: Clock = system_clock
+) -> Application:
+    """The ASGI application over the data folder, which it opens at once.
+
+    Await its ``startup()`` before the first request (it makes what ``config`` asks for) and ``shutdown()``
+    after the last; servers with lifespan support do both. With ``token`` every request needs ``Authorization:
+    Bearer <token>``. Raises ConfigurationError for a folder or a configuration that cannot be used.
+    """
+    configuration = Configuration() if config is None else read_configuration(config)
+    database = Database.open(data, [statement for module in TABLES for statement in module.SCHEMA])
+    meter_store = MeterStore(database)
+    event_store = EventStore(database, clock)
+    catalog = Catalog(database, meter_store, event_store.marks)
+    services = Services(
+        database=database,
+        clock=clock,
+        events=event_store,
+        listing=EventList(database),
+        meters=meter_store,
+        usage=MeterUsage(database),
+        catalog=catalog,
+        customers=catalog.customers,
+    )
+
+    async def startup() -> None:
+        await apply(configuration, services)
+
+    async def shutdown() -> None:
+        await asyncio.to_thread(database.close)
+
+    routes = [route for module in MODULES for route in module.routes(services)]
+    return Application(routes, token=token, startup=startup, shutdown=shutdown)
+
+
+async def apply(configuration: Configuration, services: Services) -> None:
+    """Make what the configuration asks for and is not there; say where what is there differs."""
+    for given in configuration.meters:
+        wanted = new_meter(given, services.clock())
+        present = services.meters.by_slug(given.slug)
+        if present is None:
+            await services.meters.create(wanted)
+        elif differences := meters.differences(present, wanted):
+            log.warning(
+                "the meter %s differs from the configuration in %s and stays as it is; change it over the API",
+                given.slug,
+                ", ".join(differences),
+            )
+    different = await seed(
+        services.catalog,
+        services.clock(),
+        features=configuration.features,
+        customers=configuration.customers,
+        entitlements=configuration.entitlements,
+        file=configuration.file,
+    )
+    for message in different:
+        log.warning(message)
+
+
+def serve(
+    data: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = DEFAULT_PORT,
+    config: Path | None = None,
+    token: str | None = None,
+    clock: Clock = system_clock,
+) -> None:
+    """Serve until SIGTERM or SIGINT; then let requests in flight end, and close the folder, within 5 seconds.
+
+    Raises ConfigurationError when the folder, the configuration or the address cannot be used.
+    """
+    address = _find_address(host, port)
+    app = create_app(data, config=config, token=token, clock=clock)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_live(app, address, port))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed."""
+    with contextlib.suppress(ImportError):
+        import uvloop
+
+        return uvloop.new_event_loop
+    return None
+
+
+async def _live(app: Application, address: str, port: int) -> None:
+    try:
+        await app.startup()
+        await _serve_until_signal(app, address, port)
+    finally:
+        await app.shutdown()
+
+
+async def _serve_until_signal(app: Application, address: str, port: int) -> None:
+    """Returns at the latest ``STOP_SECONDS`` after the signal; whoever is not answered by then has to send
+    again.
+    """
+    server = Server(
+        app,
+        address=address,
+        port=port,
+        interface=Interfaces.ASGINL,
+        websockets=False,
+        backlog=1024,
+        log_enabled=False,
+    )
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    serving = asyncio.ensure_future(server.serve())
+    log.info("serving OpenMeter's API", extra={"address": address, "port": port})
+    await asyncio.wait({serving, asyncio.ensure_future(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    server.stop()  # type: ignore[no-untyped-call]
+    await asyncio.wait({serving}, timeout=STOP_SECONDS)
+    if not serving.done():
+        log.warning("stopped with requests in flight", extra={"requests": app.abort()})
+        await asyncio.wait({serving}, timeout=ABORT_SECONDS)
+    if serving.done():
+        serving.result()
+
+
+def _find_address(host: str, port: int) -> str:
+    """The host as an IP address. Finds out early, and in one line, that nobody can listen there."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as exception:
+        raise ConfigurationError(
+            f"{host}:{port} cannot be listened on: {exception.strerror}. Choose another with --host or --port."
+        ) from exception
+    return str(address[0])

@@ -1,0 +1,27 @@
+"""Who may use what: customers, subjects, features and entitlements as one whole, opened together."""
+
+from __future__ import annotations
+
+import asyncio
+
+from metergate.embedded.store import customers, entitlements, features
+from metergate.embedded.store.balances import Balances
+from metergate.embedded.store.customers import CustomerStore
+from metergate.embedded.store.database import Database
+from metergate.embedded.store.entitlements import EntitlementStore
+from metergate.embedded.store.features import FeatureStore
+from metergate.embedded.store.marks import Marks
+from metergate.embedded.store.meters import MeterStore
+
+SCHEMA = [*customers.SCHEMA, *features.SCHEMA, *entitlements.SCHEMA]
+
+
+class Catalog:
+    """Made once per opened database; reads everything into memory. Changes are made one at a time."""
+
+    def __init__(self, database: Database, meters: MeterStore, marks: Marks) -> None:
+        changes = asyncio.Lock()
+        self.customers = CustomerStore(database, changes)
+        self.features = FeatureStore(database, meters, changes)
+        self.entitlements = EntitlementStore(database, self.customers, self.features, changes)
+        self.balances = Balances(database, meters, self.customers, self.features, self.entitlements, marks)

@@ -1,0 +1,218 @@
+"""The events: stored once each, durable before ``append`` returns. ``listing`` lists them.
+
+All requests that arrive while the writer thread is busy make one batch: one statement, one commit, one
+``fdatasync``.
+
+*Times*: what lies outside of the years 1970 to 2105 is answered like the others and not stored, as OpenMeter's
+sink does (its columns cannot hold it); it is logged and counted.
+
+*Duplicates*: for 32 days from first sight, an event whose (source, id) is known is left out and answered like
+the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeAlias
+
+from msgspec.structs import astuple
+
+from metergate.embedded.domain.cloudevents import Event
+from metergate.embedded.domain.moments import Clock, to_database
+from metergate.embedded.store.database import Cursor, Database, Overloaded
+from metergate.embedded.store.keys import SeenKeys, event_key
+from metergate.embedded.store.marks import Marks
+
+SCHEMA = [
+    """
+    CREATE TABLE IF NOT EXISTS events (
+        seq BIGINT NOT NULL,            -- counts up in the order of storing
+        key UBIGINT NOT NULL,           -- hash of source and id
+        source VARCHAR NOT NULL,
+        id VARCHAR NOT NULL,
+        type VARCHAR NOT NULL,
+        subject VARCHAR NOT NULL,
+        time TIMESTAMP NOT NULL,        -- whole seconds
+        data VARCHAR,                   -- a JSON object as text
+        ingested_at TIMESTAMP NOT NULL,
+        stored_at TIMESTAMP NOT NULL
+    )
+    """
+]
+log = logging.getLogger("metergate.embedded")
+
+WINDOW = timedelta(days=32)
+LAST = 4_291_747_199
+"""The latest time of an event, the end of the year 2105, in seconds since 1970; the earliest is 1."""
+MAX_WAITING = 200_000
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - naive, as the columns are
+Line: TypeAlias = tuple[int, int, str, str, str, str, datetime, str | None, datetime, datetime]
+"""One row, in the order of the columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventStatistics:
+    """Counts since the start. ``waiting`` of at most ``max_waiting`` events; ``refused`` is what that bound
+    cost. ``out_of_range`` events had a time that is not kept.
+    """
+
+    stored: int
+    duplicates: int
+    batches: int
+    waiting: int
+    max_waiting: int
+    refused: int
+    known_keys: int
+    out_of_range: int
+
+
+class _Batch:
+    """What arrived since the last batch was taken; ``done`` once it is on disk."""
+
+    __slots__ = ("done", "events", "lines", "next_seq")
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Event, datetime]] = []
+        self.done: Future[None] | None = None
+        self.lines: list[Line] = []
+        self.next_seq = 0
+
+
+class EventStore:
+    """Made once per opened database, which it asks for the keys of the last 32 days."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._open: _Batch | None = None
+        self._waiting = self._stored = self._duplicates = self._batches = self._refused = 0
+        self._out_of_range = 0
+        self._next_seq = 0
+        self._seen = SeenKeys()
+        self.marks = Marks()
+        database.submit(self._load).result()
+
+    async def append(self, events: Sequence[Event], received: datetime) -> None:
+        """Return once the events are on disk, those known already left out.
+
+        Raises Overloaded when too many wait; events that find nobody waiting are taken, however many they are.
+        """
+        events = self._in_range(events)
+        if not events:
+            return
+        done = self._join(events, to_database(received))
+        # shielded: who leaves early must not take back a batch that holds the events of others
+        await asyncio.shield(asyncio.wrap_future(done))
+
+    def _in_range(self, events: Sequence[Event]) -> Sequence[Event]:
+        kept = [event for event in events if event.time is None or 0 < event.time <= LAST]
+        if (lost := len(events) - len(kept)) > 0:
+            self._out_of_range += lost
+            log.warning("events not stored, their time lies outside of the years 1970 to 2105: %d", lost)
+        return kept
+
+    def _join(self, events: Sequence[Event], received: datetime) -> Future[None]:
+        with self._lock:
+            if self._waiting and self._waiting + len(events) > MAX_WAITING:
+                self._refused += len(events)
+                raise Overloaded(f"{self._waiting} events wait already.")
+            if self._open is None:
+                batch = _Batch()
+                batch.done = self._database.submit(lambda cursor: self._insert(cursor, batch))
+                batch.done.add_done_callback(lambda done: self._mark(batch, done))
+                self._open = batch
+            self._waiting += len(events)
+            self._open.events.extend((event, received) for event in events)
+            assert self._open.done is not None  # noqa: S101 - set together with the batch, three lines above
+            return self._open.done
+
+    def _insert(self, cursor: Cursor, batch: _Batch) -> None:
+        """Runs in the writer thread, a second time if its group was rolled back."""
+        with self._lock:
+            if self._open is batch:
+                self._open = None
+                self._waiting -= len(batch.events)
+        lines = self._without_duplicates(cursor, batch)
+        if lines:
+            self._put(lines)
+            self._next_seq += len(lines)
+        batch.lines, batch.next_seq = lines, self._next_seq
+        self._batches += 1
+        self._stored += len(lines)
+        self._duplicates += len(batch.events) - len(lines)
+
+    def _mark(self, batch: _Batch, done: Future[None]) -> None:
+        """In the writer thread, before anybody else learns that the batch is on disk, or is not."""
+        if done.cancelled() or done.exception() is not None:
+            self.marks.doubt(batch.next_seq - 1)
+        else:
+            self.marks.note(((line[0], line[4], line[5]) for line in batch.lines), batch.next_seq - 1)
+
+    def _put(self, lines: list[Line]) -> None:
+        appender = self._database.appender("events")
+        try:
+            appender.append_rows(lines)
+            appender.flush()
+        except BaseException:
+            appender.clear()
+            raise
+
+    def _without_duplicates(self, cursor: Cursor, batch: _Batch) -> list[Line]:
+        keyed = [(event_key(event.source, event.id), event, received) for event, received in batch.events]
+        maybe = {key for key, _, _ in keyed if key in self._seen}
+        known = self._stored_ids(cursor, maybe) if maybe else set()
+        lines: list[Line] = []
+        stored = to_database(self._clock())
+        for key, event, received in keyed:
+            source, id, type, subject, time, data = astuple(event)  # noqa: A001
+            if (source, id) in known:
+                continue
+            known.add((source, id))
+            self._seen.add(key)
+            moment = received.replace(microsecond=0) if time is None else _EPOCH + timedelta(seconds=time)
+            seq = self._next_seq + len(lines)
+            lines.append((seq, key, source, id, type, subject, moment, data, received, stored))
+        return lines
+
+    def _stored_ids(self, cursor: Cursor, keys: set[int]) -> set[tuple[str, str]]:
+        """The (source, id) of the events with these keys that were first seen within the window."""
+        rows = cursor.execute(
+            "SELECT source, id FROM events WHERE key IN (SELECT unnest($1::UBIGINT[])) AND ingested_at > $2",
+            [list(keys), to_database(self._clock() - WINDOW)],
+        ).fetchall()
+        return set(rows)
+
+    def _load(self, cursor: Cursor) -> None:
+        row = cursor.execute("SELECT coalesce(max(seq), -1) + 1 FROM events").fetchone()
+        self._next_seq = 0 if row is None else int(row[0])
+        self.marks.note((), self._next_seq - 1)
+        cursor.execute(
+            "SELECT key FROM events WHERE ingested_at > ? ORDER BY key", [to_database(self._clock() - WINDOW)]
+        )
+        self._seen.load_sorted(_first_columns(cursor))
+
+    def statistics(self) -> EventStatistics:
+        """A look at the counters; they count tries, so a commit that failed is in them twice."""
+        return EventStatistics(
+            self._stored,
+            self._duplicates,
+            self._batches,
+            self._waiting,
+            MAX_WAITING,
+            self._refused,
+            len(self._seen),
+            self._out_of_range,
+        )
+
+
+def _first_columns(cursor: Cursor) -> Iterator[Any]:
+    while rows := cursor.fetchmany(100_000):
+        for row in rows:
+            yield row[0]

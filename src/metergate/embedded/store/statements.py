@@ -1,0 +1,98 @@
+"""Pieces of SQL over the events' table. Only fixed fragments are put together; what comes from outside is a
+parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from metergate.embedded.domain.filters import StringFilter, contains_pattern
+from metergate.embedded.domain.jsonpath import parse_path, to_pointer
+from metergate.embedded.domain.moments import to_database
+from metergate.embedded.domain.time_filters import TimeFilter
+
+_COMPARISONS = {
+    "$eq": "{0} = {1}",
+    "$ne": "{0} <> {1}",
+    "$gt": "{0} > {1}",
+    "$gte": "{0} >= {1}",
+    "$lt": "{0} < {1}",
+    "$lte": "{0} <= {1}",
+    "$like": "{0} LIKE {1} ESCAPE '\\'",
+    "$nlike": "{0} NOT LIKE {1} ESCAPE '\\'",
+    "$ilike": "lower({0}) LIKE lower({1}) ESCAPE '\\'",
+    "$nilike": "lower({0}) NOT LIKE lower({1}) ESCAPE '\\'",
+    "$contains": "lower({0}) LIKE lower({1}) ESCAPE '\\'",
+    "$ncontains": "lower({0}) NOT LIKE lower({1}) ESCAPE '\\'",
+    "$in": "{0} IN (SELECT unnest({1}::VARCHAR[]))",
+    "$nin": "{0} NOT IN (SELECT unnest({1}::VARCHAR[]))",
+}
+FEW_SUBJECTS = 16
+"""Up to so many are written one by one: DuckDB then compares while it scans, and spares itself a join."""
+
+
+@dataclass(slots=True)
+class Statement:
+    """Collects the values of a statement; ``add`` gives the placeholder to write for one."""
+
+    parameters: list[Any] = field(default_factory=list)
+
+    def add(self, value: Any) -> str:
+        """``$1``, ``$2``, … for the value; moments as the columns keep them."""
+        self.parameters.append(to_database(value) if isinstance(value, datetime) else value)
+        return f"${len(self.parameters)}"
+
+
+def subject_clause(statement: Statement, subjects: Collection[str]) -> str:
+    """The subject is one of these."""
+    if 0 < len(subjects) <= FEW_SUBJECTS:
+        return f"subject IN ({', '.join(statement.add(subject) for subject in subjects)})"
+    return f"subject IN (SELECT unnest({statement.add(list(subjects))}::VARCHAR[]))"
+
+
+def filter_clause(statement: Statement, column: str, condition: StringFilter) -> str:
+    """The value in the column passes the filter: the fast form of ``filters.matches``."""
+    operator, operand = condition.operator, condition.operand
+    if isinstance(operand, bool):
+        return "true" if operand else "false"
+    if operator in ("$and", "$or"):
+        children = [child for child in operand if isinstance(child, StringFilter)]
+        parts = [filter_clause(statement, column, child) for child in children]
+        return "(" + (" AND " if operator == "$and" else " OR ").join(parts or ["true"]) + ")"
+    if isinstance(operand, str):
+        value = contains_pattern(operand) if "contains" in operator else operand
+        return "(" + _COMPARISONS[operator].format(column, statement.add(value)) + ")"
+    return "(" + _COMPARISONS[operator].format(column, statement.add(list(operand))) + ")"
+
+
+def time_clause(statement: Statement, column: str, condition: TimeFilter) -> str:
+    """The time in the column passes the filter: the fast form of ``time_filters.matches``."""
+    operator, operand = condition.operator, condition.operand
+    if isinstance(operand, datetime):
+        return _COMPARISONS[operator].format(column, statement.add(operand))
+    parts = [time_clause(statement, column, child) for child in operand]
+    return "(" + (" AND " if operator == "$and" else " OR ").join(parts or ["true"]) + ")"
+
+
+def text_value(statement: Statement, path: str) -> str:
+    """The value at a path as ClickHouse's JSON_VALUE gives it: text; '' if missing or no scalar; 'null' if
+    null.
+    """
+    pointer = f"{statement.add(to_pointer(parse_path(path)))}::VARCHAR"
+    text = f"json_extract_string(data, {pointer})"
+    # the usual case reads the JSON once: only what looks like null, an object or a list is looked at again
+    return (
+        f"CASE WHEN {text} IS NULL THEN CASE WHEN json_exists(data, {pointer}) THEN 'null' ELSE '' END "
+        f"WHEN left({text}, 1) IN ('{{', '[') AND json_type(data, {pointer}) IN ('OBJECT', 'ARRAY') THEN '' "
+        f"ELSE {text} END"
+    )
+
+
+def number_value(statement: Statement, path: str) -> str:
+    """The value at a path as a finite number or NULL; DuckDB alone would take spaces and underscores too."""
+    text = f"json_extract_string(data, {statement.add(to_pointer(parse_path(path)))}::VARCHAR)"
+    number = f"CASE WHEN NOT contains({text}, '_') AND NOT contains({text}, ' ') THEN TRY_CAST({text} AS DOUBLE) END"
+    return f"CASE WHEN isfinite({number}) THEN {number} END"

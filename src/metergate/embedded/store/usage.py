@@ -1,0 +1,249 @@
+"""What meters measured: a question (``domain.query``) as one statement over the events' table.
+
+For entitlements::
+
+    await meter_usage.usage(meter, filters, subjects, start, end) -> float        # 0.0 when there is none
+    await meter_usage.usage_by_window(meter, filters, subjects, start, end) -> [(start, end, value), ...]   #
+    by minute
+
+``filters`` maps dimensions of the meter to ``domain.filters.StringFilter`` (empty: none), ``subjects`` are
+those whose usage counts, ``start`` inclusive, ``end`` exclusive. The same as plain functions of a cursor,
+``read_usage`` and ``query``, for use inside ``Database.reading`` and ``Database.write``. They see every event
+acknowledged before.
+
+Statements are put together from fixed fragments, see ``statements`` (hence noqa: S608).
+All of them read the JSON of the events at query time: a meter made after its events counts them too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from metergate.embedded.domain.filters import StringFilter
+from metergate.embedded.domain.meters import Aggregation, Meter
+from metergate.embedded.domain.moments import EPOCH, SECOND, from_database, truncate
+from metergate.embedded.domain.query import CUSTOMER, SUBJECT, MeterQuery, Row
+from metergate.embedded.domain.windows import MINUTE, WindowSize, from_local, offsets, window_end
+from metergate.embedded.store.database import Cursor, Database
+from metergate.embedded.store.statements import (
+    Statement,
+    filter_clause,
+    number_value,
+    subject_clause,
+    text_value,
+)
+
+_AGGREGATE = {
+    Aggregation.SUM: "sum({0})",
+    Aggregation.AVG: "avg({0})",
+    Aggregation.MIN: "min({0})",
+    Aggregation.MAX: "max({0})",
+    Aggregation.LATEST: "arg_max({0}, (time, seq))",  # of several in one second the one stored last
+}
+
+
+class MeterUsage:
+    """The reading half of the store, for everybody who asks meters."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def query(self, meter: Meter, question: MeterQuery) -> list[Row]:
+        """The rows by window, without windows by subject from last to first."""
+        return await self._database.reading(lambda cursor: query(cursor, meter, question))
+
+    async def usage(
+        self,
+        meter: Meter,
+        filters: Mapping[str, StringFilter],
+        subjects: Collection[str],
+        start: datetime,
+        end: datetime,
+    ) -> float:
+        """The meter's value for these subjects together; 0.0 when there is none."""
+        return await self._database.reading(
+            lambda cursor: read_usage(cursor, meter, filters, subjects, start, end)
+        )
+
+    async def usage_by_window(
+        self,
+        meter: Meter,
+        filters: Mapping[str, StringFilter],
+        subjects: Collection[str],
+        start: datetime,
+        end: datetime,
+        window: WindowSize = WindowSize.MINUTE,
+    ) -> list[tuple[datetime, datetime, float]]:
+        """The value of each window of UTC that has events: its start, its end, its value."""
+        question = MeterQuery(start=start, end=end, filters=filters, subjects=tuple(subjects), window=window)
+        rows = await self._database.reading(lambda cursor: query(cursor, meter, question) if subjects else [])
+        return [(row.start, row.end, row.value) for row in rows]
+
+    async def subjects(self, meter: Meter, start: datetime | None, end: datetime | None) -> list[str]:
+        """Who has events on this meter, in order."""
+        sql = Statement()
+        where = where_clause(sql, meter, MeterQuery(start=start, end=end))
+        statement = f"SELECT DISTINCT subject FROM events WHERE {where} ORDER BY subject"  # noqa: S608
+        rows = await self._database.read(statement, sql.parameters)
+        return [row[0] for row in rows]
+
+    async def values(self, meter: Meter, dimension: str, start: datetime, end: datetime | None) -> list[str]:
+        """The values of one dimension, in order; the empty one (missing in the event) left out."""
+        sql = Statement()
+        where = where_clause(sql, meter, MeterQuery(start=start, end=end))
+        value = text_value(sql, meter.group_by[dimension])
+        rows = await self._database.read(
+            f"SELECT DISTINCT {value} AS value FROM events "  # noqa: S608
+            f"WHERE {where} AND {value} <> '' ORDER BY value",
+            sql.parameters,
+        )
+        return [row[0] for row in rows]
+
+
+def read_usage(
+    cursor: Cursor,
+    meter: Meter,
+    filters: Mapping[str, StringFilter],
+    subjects: Collection[str],
+    start: datetime,
+    end: datetime,
+) -> float:
+    """As ``MeterUsage.usage``, on the caller's cursor."""
+    if not subjects or start >= end:
+        return 0.0
+    rows = query(cursor, meter, MeterQuery(start=start, end=end, filters=filters, subjects=tuple(subjects)))
+    return rows[0].value if rows else 0.0
+
+
+def query(cursor: Cursor, meter: Meter, question: MeterQuery) -> list[Row]:
+    """The answer's rows; the question must have passed ``query_findings``."""
+    sql = Statement()
+    question = _with_known_range(cursor, meter, question)
+    where = where_clause(sql, meter, question)
+    window = _window(sql, question)
+    groups = {f"g{index}": _group(sql, meter, question, key) for index, key in enumerate(question.group_by)}
+    value = _value(sql, meter)
+    keys = (["w"] if window else []) + list(groups)
+    columns = ([f"{window} AS w"] if window else []) + [f"{text} AS {name}" for name, text in groups.items()]
+    grouped = f"GROUP BY {', '.join(keys)}" if keys else ""
+    selected = ", ".join([*columns, "min(time)", "max(time)", value])
+    statement = f"SELECT {selected} FROM events WHERE {where} {grouped} ORDER BY {_order(question)}"  # noqa: S608
+    rows = cursor.execute(statement, sql.parameters).fetchall()
+    made = (_row(question, row) for row in rows)
+    return [row for row in made if row is not None]
+
+
+def _with_known_range(cursor: Cursor, meter: Meter, question: MeterQuery) -> MeterQuery:
+    """For windows by local time, the range in which there are events: only there do offsets from UTC matter,
+    and a question may span all years of the calendar.
+    """
+    if question.window in (None, WindowSize.MINUTE) or question.zone is UTC:
+        return question
+    sql = Statement()
+    where = where_clause(sql, meter, question)
+    statement = f"SELECT min(time), max(time) FROM events WHERE {where}"  # noqa: S608
+    row = cursor.execute(statement, sql.parameters).fetchone()
+    if row is None or row[0] is None:
+        return replace(question, start=EPOCH, end=EPOCH)
+    return replace(question, start=from_database(row[0]), end=from_database(row[1]) + SECOND)
+
+
+def measured(value: float) -> Decimal:
+    """A meter's value as the number it stands for: 15 digits, which is what a sum of doubles is good for."""
+    return Decimal(int(value)) if value.is_integer() else Decimal(f"{value:.15g}")
+
+
+def where_clause(sql: Statement, meter: Meter, question: MeterQuery) -> str:
+    """Which events the question is about; windows and groups do not matter here."""
+    clauses = [f"type = {sql.add(meter.event_type)}"]
+    starts = [start for start in (question.start, meter.event_from) if start is not None]
+    if starts:
+        clauses.append(f"time >= {sql.add(truncate(max(starts), SECOND))}")
+    if question.end is not None:
+        clauses.append(f"time < {sql.add(truncate(question.end, SECOND))}")
+    if question.subjects:
+        clauses.append(subject_clause(sql, question.subjects))
+    if question.customers:
+        clauses.append(subject_clause(sql, sorted(set().union(*question.customers.values()))))
+    for dimension, condition in sorted(question.filters.items()):
+        clauses.append(filter_clause(sql, text_value(sql, meter.group_by[dimension]), condition))
+    return " AND ".join(clauses)
+
+
+def _value(sql: Statement, meter: Meter) -> str:
+    if meter.value_property is None:
+        return "count(*)"
+    if meter.aggregation is Aggregation.UNIQUE_COUNT:
+        return f"count(DISTINCT nullif({text_value(sql, meter.value_property)}, 'null'))"
+    return _AGGREGATE[meter.aggregation].format(number_value(sql, meter.value_property))
+
+
+def _window(sql: Statement, question: MeterQuery) -> str | None:
+    """The start of an event's window: a moment for MINUTE and HOUR, the local date for DAY and MONTH."""
+    if question.window is None:
+        return None
+    unit = question.window.lower()
+    if question.window is WindowSize.MINUTE:
+        return "date_trunc('minute', time)"
+    offset = _offset(sql, question)
+    local = f"date_trunc('{unit}', time + {offset})"
+    return f"{local} - {offset}" if question.window is WindowSize.HOUR else local
+
+
+def _offset(sql: Statement, question: MeterQuery) -> str:
+    """What to add to a time to get the local time: an interval that depends on the time through the year."""
+    if question.zone is UTC or question.start is None or question.end is None:
+        return "INTERVAL 0 SECOND"
+    pieces = offsets(question.zone, question.start, question.end)
+    *earlier, last = [f"INTERVAL ({int(offset.total_seconds())}) SECOND" for _, offset in pieces]
+    cases = [
+        f"WHEN time < {sql.add(until)} THEN {interval}"
+        for interval, (until, _) in zip(earlier, pieces[1:], strict=True)
+    ]
+    return f"(CASE {' '.join(cases)} ELSE {last} END)" if cases else last
+
+
+def _group(sql: Statement, meter: Meter, question: MeterQuery, key: str) -> str:
+    if key == SUBJECT:
+        return "subject"
+    if key == CUSTOMER:
+        pairs = [(subject, customer) for customer, keys in question.customers.items() for subject in keys]
+        subjects, customers = sql.add([pair[0] for pair in pairs]), sql.add([pair[1] for pair in pairs])
+        return f"({customers}::VARCHAR[])[list_position({subjects}::VARCHAR[], subject)]"
+    return text_value(sql, meter.group_by[key])
+
+
+def _order(question: MeterQuery) -> str:
+    groups = [f"g{index}" for index in range(len(question.group_by))]
+    if question.window:
+        return ", ".join(["w", *groups])
+    by_subject = [f"g{index} DESC" for index, key in enumerate(question.group_by) if key == SUBJECT]
+    return ", ".join([*by_subject, *groups]) or "1"
+
+
+def _row(question: MeterQuery, row: tuple[Any, ...]) -> Row | None:
+    """None when no event of the group had a valid value."""
+    value = row[-1]
+    if value is None or not math.isfinite(value):
+        return None
+    start, end = _bounds(question, row)
+    first = 1 if question.window else 0
+    groups = dict(zip(question.group_by, row[first:], strict=False))
+    subject, customer = groups.pop(SUBJECT, None), groups.pop(CUSTOMER, None)
+    return Row(float(value), start, end, subject, customer, groups)
+
+
+def _bounds(question: MeterQuery, row: tuple[Any, ...]) -> tuple[datetime, datetime]:
+    if question.window is None:
+        first, last = (EPOCH if moment is None else from_database(moment) for moment in row[-3:-1])
+        return question.start or truncate(first, MINUTE), question.end or truncate(last, MINUTE) + MINUTE
+    if question.window in (WindowSize.DAY, WindowSize.MONTH):
+        start = from_local(row[0], question.zone)
+    else:
+        start = from_database(row[0])
+    return start, window_end(start, question.window, question.zone)

@@ -1,0 +1,149 @@
+"""One ``openmeter-inbound`` policy at work: whom it lets in, and the events it records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+from metergate.engine.backends import Backends
+from metergate.engine.denials import NO_SUBJECT, NO_USER, Denial, DenialLog, denial_of
+from metergate.engine.metering import Recording
+from metergate.entitlements import Decision
+from metergate.policy.events import EventEncoder
+from metergate.policy.model import Policy
+
+_log = logging.getLogger("metergate.engine")
+
+
+class UserLike(Protocol):
+    """An authenticated user, as far as metering looks: `metergate.gateway.http.User` is one."""
+
+    @property
+    def sub(self) -> str: ...
+
+    @property
+    def data(self) -> Mapping[str, Any]: ...
+
+
+class Admission(NamedTuple):
+    """The answer to one user at one policy: let in where ``denial`` is None. ``subject`` is who pays, if anybody."""
+
+    subject: str | None
+    denial: Denial | None = None
+
+
+class Engine:
+    """One ``openmeter-inbound`` policy, ready to run."""
+
+    __slots__ = (
+        "_check",
+        "_denials",
+        "_encoder",
+        "_entitlements",
+        "_read_subject",
+        "_required",
+        "_statuses",
+        "_warned",
+        "_without",
+        "backends",
+        "delivery",
+        "policy",
+    )
+
+    def __init__(self, policy: Policy, backends: Backends) -> None:
+        self.policy = policy
+        self.backends = backends
+        self.delivery = backends.delivery(policy)
+        self._entitlements = backends.entitlements(policy)
+        self._encoder = EventEncoder(policy)
+        self._read_subject = policy.subject_path.read
+        self._required = policy.required_entitlements
+        self._check = policy.entitlement_check
+        self._statuses = policy.statuses
+        self._warned: set[str] = set()
+        self._without: dict[frozenset[str], EventEncoder] = {}
+        self._denials = DenialLog(policy.name, shadow=policy.entitlement_check.mode == "shadow")
+
+    def admit(self, user: UserLike | None, route: str = "") -> Admission | Awaitable[Admission]:
+        """Whether this user may go on, and who pays. An awaitable only where OpenMeter has to be asked first.
+
+        ``route`` names the route in the log. Order: the subject, then the entitlements (policy.md 6).
+        """
+        subject = self._read_subject(user)
+        if not self._required:
+            return Admission(subject)
+        if subject is None:
+            return self._refuse_nobody(user, route)
+        decision = self._entitlements.decide(subject, self._required, self._check)
+        if decision is None:
+            return self._ask(subject, route)
+        if decision.reason == "granted":
+            self.backends.decisions["granted"] += 1
+            return Admission(subject)
+        return self._answer(subject, decision, route)
+
+    async def _ask(self, subject: str, route: str) -> Admission:
+        return self._answer(
+            subject, await self._entitlements.ask(subject, self._required, self._check), route
+        )
+
+    def _refuse_nobody(self, user: UserLike | None, route: str) -> Admission:
+        denial = NO_USER if user is None else NO_SUBJECT
+        self.backends.decisions[denial.reason] += 1
+        self._denials.say(None, denial, route)
+        if self._check.mode == "shadow":
+            return Admission(None)
+        return Admission(None, denial)
+
+    def _answer(self, subject: str, decision: Decision, route: str) -> Admission:
+        self.backends.decisions[decision.reason] += 1
+        if decision.allowed and not decision.shadowed:
+            return Admission(subject)
+        denial = denial_of(decision)
+        self._denials.say(subject, denial, route)
+        return Admission(subject, None if decision.allowed else denial)
+
+    def record(self, recording: Recording) -> Future[None] | None:
+        """Make and keep the events of one settled request; for `Metering`."""
+        made = (recording.encoder or self._encoder).record(
+            recording.request_id,
+            recording.subject,
+            recording.time_ms,
+            recording.runtime,
+            recording.sequence,
+        )
+        for drop in made.dropped:
+            self.backends.dropped[drop.reason] += 1
+            self._warn_dropped(drop.reason, drop.type, drop.message, recording)
+        return self.delivery.record(made.lines, made.count) if made.count else None
+
+    def _warn_dropped(self, reason: str, meter: str, message: str, recording: Recording) -> None:
+        extra = {"policy": self.policy.name, "route": recording.route, "meter": meter, "reason": reason}
+        if reason != "no_subject":
+            _log.error("policy %s: event %s dropped: %s", self.policy.name, meter, message, extra=extra)
+        elif recording.route not in self._warned:
+            self._warned.add(recording.route)
+            _log.warning(
+                "policy %s: a request without a subject at %s is not metered on this route; counted, said once",
+                self.policy.name,
+                self.policy.subject_path,
+                extra=extra,
+            )
+
+    def meters(self, status: int) -> bool:
+        """Whether a response with that final status is metered."""
+        return status in self._statuses
+
+    def without(self, types: frozenset[str]) -> EventEncoder:
+        """An encoder that leaves the configured meters of these types out."""
+        left_out = types.intersection([meter.type for meter in self.policy.meters])
+        if not left_out:
+            return self._encoder
+        encoder = self._without.get(left_out)
+        if encoder is None:
+            kept = tuple(meter for meter in self.policy.meters if meter.type not in left_out)
+            encoder = self._without[left_out] = EventEncoder(replace(self.policy, meters=kept))
+        return encoder

@@ -1,0 +1,142 @@
+"""What the engines of one process share: deliveries, caches of entitlements, and what was counted."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metergate.delivery import Delivery, DeliveryStatistics, left_behind
+from metergate.entitlements import Entitlements, EntitlementStatistics
+from metergate.openmeter.access import AccessClient
+from metergate.policy.model import Policy
+
+_log = logging.getLogger("metergate.engine")
+
+
+@dataclass(frozen=True, slots=True)
+class BackendsStatistics:
+    """What this process has decided and recorded; ``destinations`` are hosts, never keys."""
+
+    decisions: Mapping[str, int]
+    dropped: Mapping[str, int]
+    deliveries: Mapping[str, DeliveryStatistics]
+    entitlements: Mapping[str, EntitlementStatistics]
+
+
+class Backends:
+    """What the engines of one process share: a delivery and a cache of entitlements for each destination.
+
+    ``spool`` is the folder of the spool, created when needed; None only where every policy's durability is ``memory``.
+    Made before a fork or an event loop; `start` opens files and threads, in the process that will use them.
+    """
+
+    def __init__(self, spool: Path | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.spool = spool
+        self.decisions: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self._clock = clock
+        self._started = False
+        self._deliveries: dict[tuple[str, str, str, int, int], Delivery] = {}
+        self._entitlements: dict[tuple[str, str], Entitlements] = {}
+
+    def delivery(self, policy: Policy) -> Delivery:
+        """The delivery for that policy's destination and options; one for all policies that agree in them."""
+        key = policy.api_key.reveal()
+        options = policy.delivery
+        wanted = (policy.api_url, key, options.durability, options.batch_size, options.max_delay_ms)
+        if wanted not in self._deliveries:
+            self._deliveries[wanted] = Delivery(
+                policy.api_url,
+                key,
+                directory=None if options.durability == "memory" else self.spool,
+                durability=options.durability,
+                batch_size=options.batch_size,
+                max_delay_ms=options.max_delay_ms,
+            )
+            if self._started:
+                self._deliveries[wanted].start()
+        return self._deliveries[wanted]
+
+    def entitlements(self, policy: Policy) -> Entitlements:
+        """The snapshots of that policy's destination."""
+        wanted = (policy.api_url, policy.api_key.reveal())
+        if wanted not in self._entitlements:
+            self._entitlements[wanted] = Entitlements(AccessClient(*wanted), clock=self._clock)
+        return self._entitlements[wanted]
+
+    @property
+    def needs_spool(self) -> bool:
+        """Whether any delivery made so far keeps its events on disk."""
+        return any(durability != "memory" for _, _, durability, _, _ in self._deliveries)
+
+    @property
+    def urls(self) -> list[str]:
+        """The OpenMeters that events go to or entitlements come from."""
+        return sorted({url for url, *_ in self._deliveries} | {url for url, *_ in self._entitlements})
+
+    def start(self) -> None:
+        """Begin to send. Once in each process that records."""
+        self._started = True
+        for delivery in self._deliveries.values():
+            delivery.start()
+        if self.spool is not None:
+            self._name_what_is_left(self.spool)
+
+    def _name_what_is_left(self, spool: Path) -> None:
+        """Another configuration may have left events here that none of these deliveries looks for."""
+        sent = {url for url, _, durability, _, _ in self._deliveries if durability != "memory"}
+        for folder in left_behind(spool, sent):
+            _log.error(
+                "Events for %s are left in %s and nobody sends them: no policy has that apiUrl with a durability other than "
+                "memory. Configure one, and they are sent.",
+                folder.destination.url,
+                folder.path,
+            )
+
+    async def stop(self) -> None:
+        """Ask OpenMeter no more. What is recorded is sent by `drain`."""
+        for entitlements in self._entitlements.values():
+            await entitlements.close()
+
+    def drain(self, timeout: float) -> None:
+        """Send what is recorded, for at most ``timeout`` seconds in all; what is left stays in the spool. Blocks.
+
+        All at the same time: an OpenMeter that is away must not use up the time of the others.
+        """
+        closing = [
+            threading.Thread(target=delivery.close, args=(timeout,), name="metergate-drain")
+            for delivery in self._deliveries.values()
+        ]
+        for thread in closing:
+            thread.start()
+        for thread in closing:
+            thread.join()
+
+    def statistics(self) -> BackendsStatistics:
+        return BackendsStatistics(
+            decisions=dict(self.decisions),
+            dropped=dict(self.dropped),
+            deliveries=_by_host(
+                (key[0], delivery.statistics()) for key, delivery in self._deliveries.items()
+            ),
+            entitlements=_by_host((key[0], cache.statistics()) for key, cache in self._entitlements.items()),
+        )
+
+
+def _by_host(pairs: Any) -> dict[str, Any]:
+    """The host of each URL as key; a second destination of the same host gets ``#2``."""
+    named: dict[str, Any] = {}
+    for url, value in pairs:
+        host = name = url.partition("://")[2] or url
+        number = 1
+        while name in named:
+            number += 1
+            name = f"{host}#{number}"
+        named[name] = value
+    return named

@@ -1,0 +1,7 @@
+"""May this subject use these features? Snapshots of OpenMeter's answers, and the decision over them."""
+
+from metergate.entitlements.checks import AccessSource, Entitlements
+from metergate.entitlements.decision import Decision, Failure, Reason
+from metergate.entitlements.statistics import EntitlementStatistics
+
+__all__ = ["AccessSource", "Decision", "EntitlementStatistics", "Entitlements", "Failure", "Reason"]

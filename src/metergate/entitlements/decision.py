@@ -1,0 +1,183 @@
+"""May this subject use these features? Pure: a snapshot, the policy's settings, local usage and the time
+in, a decision out. Nothing here asks, waits, logs or keeps anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import msgspec
+
+from metergate.entitlements.snapshot import Snapshot
+from metergate.openmeter.values import FeatureValue
+from metergate.policy.model import EntitlementCheck
+
+Reason = Literal["granted", "stale", "error_allowed", "exhausted", "no_access", "not_found", "error"]
+"""Why a decision came out as it did.
+
+* ``granted``: OpenMeter's answer grants all features.
+* ``stale``: so does its last answer, which has to do while OpenMeter cannot be asked.
+* ``error_allowed``: there is no usable answer, and ``onError`` is ``allow``.
+* ``exhausted``: a metered feature has nothing left.
+* ``no_access``: the entitlement is there and denies.
+* ``not_found``: no such entitlement, no such customer, or a deleted one.
+* ``error``: there is no usable answer, and ``onError`` is ``deny``.
+"""
+
+FailureReason = Literal["exhausted", "no_access", "not_found", "error"]
+
+REASONS: tuple[Reason, ...] = (
+    "granted",
+    "stale",
+    "error_allowed",
+    "exhausted",
+    "no_access",
+    "not_found",
+    "error",
+)
+
+FORBIDDEN = 403
+UNAVAILABLE = 503
+"""For a denial because OpenMeter cannot be asked: not the client's fault, and worth another try
+(``retry_after``).
+"""
+
+NO_USAGE: Mapping[str, float] = {}
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """One feature that was not granted. Numbers as OpenMeter gave them, None where there are none; ``detail``
+    tells apart what ``reason`` puts together. For the log: balances are not for the client.
+    """
+
+    feature: str
+    reason: FailureReason
+    balance: float | None = None
+    usage: float | None = None
+    overage: float | None = None
+    detail: str = ""
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """Whether a request may go on, and why.
+
+    ``status`` is the HTTP status of the denial, 0 where the request goes on. ``failures`` are the features
+    not granted, in the policy's order; in shadow mode also of requests that go on. ``age`` is how many
+    seconds ago OpenMeter was asked; None where the answer is fresh enough to be granted without a look, and
+    where there is none. ``shadowed``: it would have been denied, but the policy's mode is ``shadow``.
+    ``retry_after``: whole seconds for the client to wait, with status 503 only.
+    """
+
+    allowed: bool
+    reason: Reason
+    status: int = 0
+    failures: tuple[Failure, ...] = ()
+    age: float | None = None
+    shadowed: bool = False
+    retry_after: int | None = None
+
+
+GRANTED = Decision(allowed=True, reason="granted")
+
+
+def decide(
+    snapshot: Snapshot,
+    features: tuple[str, ...],
+    check: EntitlementCheck,
+    *,
+    now: float,
+    local_usage: Mapping[str, float] = NO_USAGE,
+    stale: bool = False,
+) -> Decision:
+    """Decide on what a snapshot says.
+
+    Args:
+        features: the feature keys that are all needed.
+        now: on the clock of ``snapshot.asked_at``.
+        local_usage: per feature, what was recorded here and is not yet in the snapshot's balance.
+        stale: the snapshot serves because OpenMeter cannot be asked.
+    """
+    failures = tuple(_failures(snapshot, features, local_usage))
+    age = max(now - snapshot.asked_at, 0.0)
+    if failures:
+        return deny(failures, check, age=age)
+    return Decision(allowed=True, reason="stale", age=age) if stale else GRANTED
+
+
+def grants(
+    snapshot: Snapshot, features: tuple[str, ...], local_usage: Mapping[str, float] = NO_USAGE
+) -> bool:
+    """Whether a snapshot grants all of these features."""
+    return next(_failures(snapshot, features, local_usage), None) is None
+
+
+def decide_without_answer(
+    features: tuple[str, ...], check: EntitlementCheck, *, retry_after: float
+) -> Decision:
+    """Decide where OpenMeter cannot be asked and no answer of it is young enough: ``onError`` says.
+
+    ``retry_after``: seconds until OpenMeter is asked again.
+    """
+    if check.on_error == "allow":
+        return Decision(allowed=True, reason="error_allowed")
+    failures = tuple(Failure(feature, "error", detail="OpenMeter cannot be asked") for feature in features)
+    return deny(failures, check, age=None, retry_after=max(math.ceil(retry_after), 1))
+
+
+def deny(
+    failures: tuple[Failure, ...],
+    check: EntitlementCheck,
+    *,
+    age: float | None,
+    retry_after: int | None = None,
+) -> Decision:
+    """The denial for these failures; in shadow mode the decision that lets the request go on and tells of it.
+
+    The reason of several is the one that the status goes by.
+    """
+    reason, status = _verdict(failures, check)
+    if check.mode == "shadow":
+        return Decision(allowed=True, reason=reason, failures=failures, age=age, shadowed=True)
+    return Decision(
+        allowed=False,
+        reason=reason,
+        status=status,
+        failures=failures,
+        age=age,
+        retry_after=retry_after if status == UNAVAILABLE else None,
+    )
+
+
+def _verdict(failures: tuple[Failure, ...], check: EntitlementCheck) -> tuple[FailureReason, int]:
+    """All exhausted: ``exhaustedStatus``. An upgrade would help none of the others: 403, or 503 where it is
+    us.
+    """
+    others = [failure.reason for failure in failures if failure.reason != "exhausted"]
+    if not others:
+        return "exhausted", check.exhausted_status
+    return others[0], UNAVAILABLE if others[0] == "error" else FORBIDDEN
+
+
+def _failures(
+    snapshot: Snapshot, features: tuple[str, ...], local_usage: Mapping[str, float]
+) -> Iterator[Failure]:
+    for feature in features:
+        value = snapshot.feature(feature)
+        if value is None:
+            yield Failure(feature, "not_found", detail=snapshot.lack)
+        elif not value.has_access:
+            empty = value.balance is not None and value.balance <= 0
+            yield _failure(value, "exhausted" if empty else "no_access")
+        elif _used_up(value, local_usage.get(feature, 0.0)):
+            yield _failure(value, "exhausted", "by the usage recorded here")
+
+
+def _used_up(value: FeatureValue, local: float) -> bool:
+    """Whether local usage has eaten the balance. Access with nothing left is a soft limit: never used up."""
+    return value.balance is not None and 0 < value.balance <= local
+
+
+def _failure(value: FeatureValue, reason: FailureReason, detail: str = "") -> Failure:
+    return Failure(value.feature, reason, value.balance, value.usage, value.overage, detail)

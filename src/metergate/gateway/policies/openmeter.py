@@ -1,0 +1,87 @@
+"""`openmeter-inbound` on a route: asks an `Engine` for each request; and what a project's code may call."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Any
+
+from metergate.engine import Admission, Denial, Engine
+from metergate.gateway import problems
+from metergate.gateway.context import Context
+from metergate.gateway.http import Request, Response
+from metergate.gateway.model import InboundResult, NamedPolicy, Site
+from metergate.policy.model import Meter
+from metergate.policy.options import read_options
+
+__all__ = ["OpenMeterInboundPolicy", "build"]
+
+
+DEFAULT_URL = "METERGATE_OPENMETER_URL"
+"""The environment variable with the `apiUrl` of policies that name none: a configuration written for OpenMeter's cloud
+runs against another OpenMeter without a change to its JSON."""
+
+
+def build(options: Any, site: Site) -> NamedPolicy | None:
+    """The policy, ready to run; findings go to the site."""
+    default_url = site.environment.get(DEFAULT_URL)
+    if default_url and isinstance(options, dict) and "apiUrl" not in options:
+        options = {**options, "apiUrl": default_url}
+    policy, findings = read_options(options, name=site.name)
+    for finding in findings:
+        site.report(finding)
+    if policy is None:
+        return None
+    return NamedPolicy(site.name, inbound=OpenMeterInboundPolicy(Engine(policy, site.backends)))
+
+
+class OpenMeterInboundPolicy:
+    """Lets in whom the required entitlements allow, and arms metering for the rest of the request.
+
+    A project's code calls the static functions with its ``context``; they may be called from policies, handlers and
+    hooks, before the final hook.
+    """
+
+    __slots__ = ("engine",)
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def __call__(self, request: Request, context: Context) -> InboundResult | Awaitable[InboundResult]:
+        route = context.route.label if context.route is not None else ""
+        admission = self.engine.admit(request.user, route)
+        if isinstance(admission, Admission):
+            return self._answer(admission, request, context, route)
+        return self._wait(admission, request, context, route)
+
+    async def _wait(
+        self, admission: Awaitable[Admission], request: Request, context: Context, route: str
+    ) -> InboundResult:
+        return self._answer(await admission, request, context, route)
+
+    def _answer(self, admission: Admission, request: Request, context: Context, route: str) -> InboundResult:
+        if admission.denial is not None:
+            return _refusal(admission.denial, request, context)
+        context.metering.arm(self.engine, admission.subject, route)
+        return request
+
+    @staticmethod
+    def set_meters(context: Context, meters: Any) -> None:
+        """The run-time meters of this request; see `metergate.engine.Metering.set_meters`."""
+        context.metering.set_meters(meters)
+
+    @staticmethod
+    def add_meters(context: Context, meters: Any) -> None:
+        """As `set_meters`, but earlier ones stay."""
+        context.metering.add_meters(meters)
+
+    @staticmethod
+    def get_meters(context: Context) -> tuple[Meter, ...]:
+        """The run-time meters set so far."""
+        return context.metering.get_meters()
+
+    setMeters = set_meters  # noqa: N815  # the original's spelling
+
+
+def _refusal(denial: Denial, request: Request, context: Context) -> Response:
+    headers = {"retry-after": str(denial.retry_after)} if denial.retry_after is not None else None
+    return problems.of_status(denial.status, request, context, {"detail": denial.detail}, headers)

@@ -1,0 +1,156 @@
+"""OpenMeter's entitlement values and customers, read from JSON. Plain functions over bytes.
+
+Members that are not known are passed over and numbers may be integers, floats or decimal strings (the v3
+API sends those). Anything else that is not the documented shape raises OpenMeterOutage: a proxy's page with
+status 200 must never read as "this customer has nothing".
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from metergate.errors import OpenMeterOutage
+
+AccessState = Literal["found", "absent", "deleted"]
+
+
+class FeatureValue(msgspec.Struct, frozen=True, gc=False):
+    """What OpenMeter says of one feature of one subject.
+
+    ``balance``, ``usage`` and ``overage`` are None for boolean and static entitlements, and for those that
+    do not exist. A struct without garbage collection, because a gateway holds one for every metered feature
+    of every known subject.
+    """
+
+    feature: str
+    has_access: bool
+    balance: float | None = None
+    usage: float | None = None
+    overage: float | None = None
+
+
+class SubjectAccess(msgspec.Struct, frozen=True):
+    """All features of one subject. ``state``: ``found``, or ``absent`` (no such customer), or ``deleted``
+    (it was one).
+
+    ``features`` holds the active entitlements, in OpenMeter's order; empty unless found.
+    """
+
+    state: AccessState
+    features: tuple[FeatureValue, ...] = ()
+
+    def feature(self, key: str) -> FeatureValue | None:
+        """The value of one feature; None where the subject has no such entitlement."""
+        return next((value for value in self.features if value.feature == key), None)
+
+
+class Customer(msgspec.Struct, frozen=True):
+    """A customer as far as it says whose subject is whose."""
+
+    id: str
+    key: str | None
+    subjects: tuple[str, ...]
+
+
+def read_access(body: bytes, endpoint: str) -> tuple[FeatureValue, ...]:
+    """The features in an answer of ``GET /api/v1/customers/{customerIdOrKey}/access``."""
+    entitlements = _member(_object(body, endpoint), "entitlements", dict, endpoint)
+    return tuple(_value(key, value, endpoint) for key, value in entitlements.items())
+
+
+def read_value(body: bytes, feature: str, endpoint: str) -> FeatureValue:
+    """One entitlement value (``…/value``)."""
+    return _value(feature, _object(body, endpoint), endpoint)
+
+
+def read_customers(body: bytes, endpoint: str) -> list[Customer]:
+    """The customers on a page of ``GET /api/v1/customers``, without the deleted."""
+    items = _member(_object(body, endpoint), "items", list, endpoint)
+    return list(_customers(items, endpoint))
+
+
+def read_feature_keys(body: bytes, endpoint: str) -> tuple[str, ...]:
+    """The feature keys in an answer of ``GET /api/v1/subjects/{subjectIdOrKey}/entitlements``, each once."""
+    entitlements = _decode(body, endpoint)
+    if not isinstance(entitlements, list):
+        raise _misshapen(endpoint, "is not a list")
+    if not all(isinstance(item, dict) for item in entitlements):
+        raise _misshapen(endpoint, "has an entitlement that is no object")
+    return tuple(dict.fromkeys(_member(item, "featureKey", str, endpoint) for item in entitlements))
+
+
+def read_subject(body: bytes, endpoint: str) -> tuple[str, str]:
+    """Id and key of a subject (``GET /api/v1/subjects/{subjectIdOrKey}``)."""
+    subject = _object(body, endpoint)
+    return _member(subject, "id", str, endpoint), _member(subject, "key", str, endpoint)
+
+
+def _customers(items: list[Any], endpoint: str) -> Iterator[Customer]:
+    for item in items:
+        if not isinstance(item, dict):
+            raise _misshapen(endpoint, "has a customer that is no object")
+        if item.get("deletedAt") is not None:
+            continue
+        attribution = item.get("usageAttribution") or {}
+        subjects = attribution.get("subjectKeys") or () if isinstance(attribution, dict) else ()
+        yield Customer(_member(item, "id", str, endpoint), item.get("key"), tuple(subjects))
+
+
+def _value(feature: str, value: Any, endpoint: str) -> FeatureValue:
+    if not isinstance(value, dict):
+        raise _misshapen(endpoint, "has a value that is no object")
+    return FeatureValue(
+        sys.intern(feature),
+        _member(value, "hasAccess", bool, endpoint),
+        _number(value, "balance", endpoint),
+        _number(value, "usage", endpoint),
+        _number(value, "overage", endpoint),
+    )
+
+
+def _number(value: dict[str, Any], name: str, endpoint: str) -> float | None:
+    number = value.get(name)
+    if number is None:
+        return None
+    try:
+        size = (
+            float(number)
+            if isinstance(number, int | float | str) and not isinstance(number, bool)
+            else math.nan
+        )
+    except (ValueError, OverflowError):
+        size = math.nan
+    if not math.isfinite(size):
+        raise _misshapen(endpoint, f"has a {name} that is no number")
+    # The integer zero is shared; 0.0 would be a new object for every feature of every subject.
+    return size or 0
+
+
+def _object(body: bytes, endpoint: str) -> dict[str, Any]:
+    document = _decode(body, endpoint)
+    if not isinstance(document, dict):
+        raise _misshapen(endpoint, "is not an object")
+    return document
+
+
+def _decode(body: bytes, endpoint: str) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise _misshapen(endpoint, "is not JSON") from None
+
+
+def _member(document: dict[str, Any], name: str, kind: type, endpoint: str) -> Any:
+    member = document.get(name)
+    if not isinstance(member, kind):
+        raise _misshapen(endpoint, f"has no {name} of type {kind.__name__}")
+    return member
+
+
+def _misshapen(endpoint: str, what: str) -> OpenMeterOutage:
+    return OpenMeterOutage(f"{endpoint} answered 200, but the body {what}: check that apiUrl is OpenMeter's")

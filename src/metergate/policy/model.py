@@ -1,0 +1,70 @@
+"""The values that the other rooms read: a checked ``openmeter-inbound`` policy and its parts. All
+immutable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from metergate.policy.secret import Secret
+from metergate.policy.statuses import StatusSet
+from metergate.policy.subject import SubjectPath
+
+OnError = Literal["allow", "deny"]
+Mode = Literal["enforce", "shadow"]
+Durability = Literal["memory", "process", "power"]
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """One event to send for a request that is metered.
+
+    ``data`` is the event's data, None where it has none. The rest overrides a CloudEvents field for this
+    event only; ``id`` and ``time`` (RFC 3339, UTC) can be set at run time only.
+    """
+
+    type: str
+    data: Mapping[str, Any] | None = None
+    subject: str | None = None
+    source: str | None = None
+    id: str | None = None
+    time: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EntitlementCheck:
+    """``entitlementCheck`` of the options. Times in seconds."""
+
+    ttl_seconds: float = 5.0
+    max_stale_seconds: float = 300.0
+    timeout_seconds: float = 2.0
+    on_error: OnError = "allow"
+    exhausted_status: int = 403
+    mode: Mode = "enforce"
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryOptions:
+    """``delivery`` of the options: what a recorded event survives, events in a batch, milliseconds before one
+    goes out."""
+
+    durability: Durability = "process"
+    batch_size: int = 500
+    max_delay_ms: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A checked ``openmeter-inbound`` policy. ``api_url`` has no trailing slash and no ``/api/v1``."""
+
+    name: str
+    api_key: Secret
+    api_url: str = "https://openmeter.cloud"
+    meters: tuple[Meter, ...] = ()
+    statuses: StatusSet = field(default_factory=lambda: StatusSet.parse("200-299"))
+    event_source: str = "api-gateway"
+    required_entitlements: tuple[str, ...] = ()
+    subject_path: SubjectPath = field(default_factory=lambda: SubjectPath.parse(".sub"))
+    entitlement_check: EntitlementCheck = EntitlementCheck()
+    delivery: DeliveryOptions = DeliveryOptions()

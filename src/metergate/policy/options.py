@@ -1,0 +1,281 @@
+"""The options of an ``openmeter-inbound`` policy: read, checked, defaults filled in, everything wrong said at
+once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from metergate.errors import Finding, error
+from metergate.policy.fields import WHOLE, Fields, Unset, child, is_text, kind, shown
+from metergate.policy.meters import read_meters
+from metergate.policy.model import DeliveryOptions, EntitlementCheck, Meter, Policy
+from metergate.policy.secret import Secret
+from metergate.policy.statuses import DEFAULT, StatusSet, read_statuses
+from metergate.policy.subject import SubjectPath, check_path
+
+__all__ = ["DEFAULT_API_URL", "OPTIONS", "Unset", "read_api_url", "read_options", "strictly"]
+
+DEFAULT_API_URL = "https://openmeter.cloud"
+DEFAULT_EVENT_SOURCE = "api-gateway"
+DEFAULT_SUBJECT_PATH = ".sub"
+
+OPTIONS = (
+    "apiUrl",
+    "apiKey",
+    "meter",
+    "meterOnStatusCodes",
+    "eventSource",
+    "requiredEntitlements",
+    "subjectPath",
+    "entitlementCheck",
+    "delivery",
+)
+_CHECK_OPTIONS = ("ttlSeconds", "maxStaleSeconds", "timeoutSeconds", "onError", "exhaustedStatus", "mode")
+_DELIVERY_OPTIONS = ("durability", "batchSize", "maxDelayMs")
+_GROUPS = {"entitlementCheck": _CHECK_OPTIONS, "delivery": _DELIVERY_OPTIONS}
+_ELSEWHERE = {
+    "url": "apiUrl",
+    "baseUrl": "apiUrl",
+    "token": "apiKey",
+    "meters": "meter",
+    "statusCodes": "meterOnStatusCodes",
+    "source": "eventSource",
+    "entitlements": "requiredEntitlements",
+    "features": "requiredEntitlements",
+    "customerIdPropertyPath": "subjectPath",
+    "subject": "subjectPath",
+}
+"""Names that other policies and earlier versions have for an option, and that no likeness of spelling
+finds."""
+
+_MOST_IN_A_BATCH = 10_000
+_MOST_DELAY_MS = 3_600_000
+_BARE_HOST = re.compile(r"([A-Za-z0-9.-]+)(:[0-9]+)?(/[^?#]*)?")
+_API_PATH = re.compile(r"/api/v1(/events)?$")
+
+
+def read_options(options: Any, *, name: str) -> tuple[Policy | None, list[Finding]]:
+    """The policy ``name`` that ``options`` describe, and all findings about them; no policy where one is an
+    error.
+
+    ``options`` is the parsed JSON with its ``$env(...)`` resolved: a variable that is not set is `Unset`.
+    Numbers may be numeric strings, since an environment variable always is one. Paths of findings start at
+    the options (``$``).
+    """
+    if not isinstance(options, Mapping):
+        fix = 'Write {"apiKey": "$env(OPENMETER_API_KEY)", "meter": {"type": "api-request"}}.'
+        return None, [
+            replace(error("$", f"The options have to be an object, not {kind(options)}.", fix), policy=name)
+        ]
+    fields = Fields(options)
+    policy = Policy(
+        name=name,
+        api_key=_api_key(fields),
+        api_url=_api_url(fields),
+        meters=_meters(fields),
+        statuses=_statuses(fields),
+        event_source=fields.text("eventSource", DEFAULT_EVENT_SOURCE),
+        required_entitlements=_required_entitlements(fields),
+        subject_path=_subject_path(fields),
+        entitlement_check=_entitlement_check(fields),
+        delivery=_delivery(fields),
+    )
+    fields.name_unknown(OPTIONS, "option", _hints(options))
+    findings = [replace(finding, policy=name) for finding in fields.findings]
+    refused = any(finding.severity == "error" for finding in findings)
+    return (None if refused else policy), findings
+
+
+def strictly(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings under ``--strict``: every warning is an error."""
+    return [replace(finding, severity="error") for finding in findings]
+
+
+def _api_key(fields: Fields) -> Secret:
+    """The key, whose value no message ever shows."""
+    value = fields.values.get("apiKey")
+    fix = 'Write "apiKey": "$env(OPENMETER_API_KEY)" and set that variable.'
+    if isinstance(value, Unset):
+        fields.refuse(
+            "apiKey", f"The environment variable {value.variable} is not set.", f"Set {value.variable}."
+        )
+    elif "apiKey" not in fields.values:
+        fields.refuse("apiKey", '"apiKey" is missing.', fix)
+    elif not isinstance(value, str):
+        fields.refuse("apiKey", '"apiKey" has to be a string.', fix)
+    elif not value.strip():
+        fields.refuse("apiKey", '"apiKey" is empty.', fix)
+    elif value.strip().startswith("$env("):
+        fields.refuse("apiKey", '"apiKey" still is the name of a variable, not its value.', fix)
+    else:
+        return Secret(_header_value(fields, value))
+    return Secret("")
+
+
+def _header_value(fields: Fields, key: str) -> str:
+    """The key as ``Authorization: Bearer`` can carry it."""
+    bare = key.strip()
+    if bare != key:
+        fields.doubt("apiKey", '"apiKey" has white space round it, which is left off.', "Remove it.")
+    if bare[:7].lower() == "bearer ":
+        fields.doubt(
+            "apiKey", '"apiKey" begins with "Bearer", which is put there anyway.', "Write the key alone."
+        )
+        bare = bare[7:].strip()
+    if not bare or not bare.isascii() or not bare.isprintable() or " " in bare:
+        fields.refuse(
+            "apiKey", '"apiKey" has characters in it that an HTTP header cannot carry.', "Copy the key again."
+        )
+    return bare
+
+
+def _api_url(fields: Fields) -> str:
+    if not fields.given("apiUrl", DEFAULT_API_URL):
+        return DEFAULT_API_URL
+    url, findings = read_api_url(fields.values["apiUrl"])
+    fields.include(findings, "apiUrl")
+    return url
+
+
+def read_api_url(value: Any) -> tuple[str, list[Finding]]:
+    """OpenMeter's base URL without trailing slash and ``/api/v1``, and what is wrong with it (``$`` is the
+    value)."""
+    fix = f'Write "{DEFAULT_API_URL}", or your own OpenMeter\'s URL, such as "http://localhost:8888".'
+    if not isinstance(value, str) or not value.strip():
+        return DEFAULT_API_URL, [error("$", f'"apiUrl" has to be a URL, not {kind(value)}.', fix)]
+    try:
+        url = urlsplit(value.strip())
+        fault = _url_fault(url)
+    except ValueError:  # a port that is none, half an IPv6 address
+        return DEFAULT_API_URL, [error("$", f"{shown(value)} is not a URL.", fix)]
+    if fault:
+        if bare := _BARE_HOST.fullmatch(value.strip()):
+            fix = f'Write "{"http" if bare[1] == "localhost" else "https"}://{value.strip()}".'
+        said = '"apiUrl"' if "@" in value or "?" in value else shown(value)  # either may hold a secret
+        return DEFAULT_API_URL, [error("$", f"{said} {fault}.", fix)]
+    path = url.path.rstrip("/")
+    base = f"{url.scheme}://{url.netloc.lower()}"
+    trimmed = _API_PATH.sub("", path).rstrip("/")
+    if trimmed == path:
+        return base + path, []
+    message = (
+        f'{shown(value)} ends in "{path.removeprefix(trimmed)}", which is appended anyway, so it is cut off.'
+    )
+    return base + trimmed, [Finding("warning", "$", message, f'Write "{base}{trimmed}".')]
+
+
+def _url_fault(url: SplitResult) -> str:
+    """What keeps ``url`` from being a base URL; empty where nothing does. Raises ValueError where it is no
+    URL at all."""
+    if url.scheme not in ("http", "https"):
+        return "has to begin with https:// or http://"
+    if not url.hostname or re.search(r"[\s\\<>^|{}%\"]", url.netloc):
+        return "has no valid host"
+    if url.port == 0:
+        return "has no port that can be reached"
+    if "@" in url.netloc:
+        return 'holds a user name or a password; a key belongs in "apiKey"'
+    if url.query or url.fragment:
+        return "has a query or a fragment, to which no path can be appended"
+    return ""
+
+
+def _meters(fields: Fields) -> tuple[Meter, ...]:
+    value = fields.values.get("meter", ())
+    if "meter" not in fields.values:
+        return ()
+    meters, findings = read_meters(value)
+    fields.include(findings, "meter")
+    return meters
+
+
+def _statuses(fields: Fields) -> StatusSet:
+    statuses: StatusSet | None = None
+    if fields.given("meterOnStatusCodes", DEFAULT):
+        statuses, findings = read_statuses(fields.values["meterOnStatusCodes"])
+        fields.include(findings, "meterOnStatusCodes")
+    return statuses or StatusSet.parse(DEFAULT)
+
+
+def _required_entitlements(fields: Fields) -> tuple[str, ...]:
+    """The feature keys, duplicates dropped. Never fewer than were meant: an unset variable is refused
+    here."""
+    if "requiredEntitlements" not in fields.values:
+        return ()
+    value = fields.values["requiredEntitlements"]
+    path = child(fields.path, "requiredEntitlements")
+    if not isinstance(value, list | tuple):
+        keys = [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else []
+        fix = f'Write "requiredEntitlements": {shown(keys or ["api-request"], WHOLE)}.'
+        message = f'"requiredEntitlements" has to be a list of feature keys, not {kind(value)}.'
+        fields.findings.append(error(path, message, fix))
+        return ()
+    for index, key in enumerate(value):
+        if not is_text(key):
+            message = f"A feature key has to be a non-empty string, not {kind(key)}."
+            fields.findings.append(
+                error(child(path, index), message, "Write the key of a feature in OpenMeter.")
+            )
+    return tuple(dict.fromkeys(key for key in value if isinstance(key, str)))
+
+
+def _subject_path(fields: Fields) -> SubjectPath:
+    if not fields.given("subjectPath", DEFAULT_SUBJECT_PATH):
+        return SubjectPath.parse(DEFAULT_SUBJECT_PATH)
+    value = fields.values["subjectPath"]
+    findings = check_path(value)
+    fields.include(findings, "subjectPath")
+    refused = any(finding.severity == "error" for finding in findings)
+    return SubjectPath.parse(DEFAULT_SUBJECT_PATH if refused else value)
+
+
+def _entitlement_check(outer: Fields) -> EntitlementCheck:
+    fields = outer.object("entitlementCheck")
+    default = EntitlementCheck()
+    check = EntitlementCheck(
+        ttl_seconds=fields.number("ttlSeconds", default.ttl_seconds),
+        max_stale_seconds=fields.number("maxStaleSeconds", default.max_stale_seconds),
+        timeout_seconds=fields.number("timeoutSeconds", default.timeout_seconds, above=0),
+        on_error=fields.choice("onError", default.on_error, ("allow", "deny")),
+        exhausted_status=fields.choice("exhaustedStatus", default.exhausted_status, (402, 403, 429)),
+        mode=fields.choice("mode", default.mode, ("enforce", "shadow")),
+    )
+    fields.name_unknown(_CHECK_OPTIONS, "option", _misplaced("entitlementCheck"))
+    outer.include(fields.findings)
+    return check
+
+
+def _delivery(outer: Fields) -> DeliveryOptions:
+    fields = outer.object("delivery")
+    default = DeliveryOptions()
+    delivery = DeliveryOptions(
+        durability=fields.choice("durability", default.durability, ("memory", "process", "power")),
+        batch_size=fields.whole("batchSize", default.batch_size, least=1, most=_MOST_IN_A_BATCH),
+        max_delay_ms=fields.whole("maxDelayMs", default.max_delay_ms, least=0, most=_MOST_DELAY_MS),
+    )
+    fields.name_unknown(_DELIVERY_OPTIONS, "option", _misplaced("delivery"))
+    outer.include(fields.findings)
+    return delivery
+
+
+def _misplaced(group: str) -> dict[str, str]:
+    """Hints for options inside ``group`` that belong elsewhere."""
+    hints = dict.fromkeys(OPTIONS, f'It belongs outside "{group}".')
+    for other, names in _GROUPS.items():
+        hints |= {} if other == group else dict.fromkeys(names, f'It belongs in "{other}".')
+    return hints
+
+
+def _hints(options: Mapping[str, Any]) -> dict[str, str]:
+    """Hints for unknown options at the top level: an option of a group, written there flat or with a dot, and
+    the names that others have for an option."""
+    hints = {other: f'Did you mean "{option}"?' for other, option in _ELSEWHERE.items()}
+    for group, names in _GROUPS.items():
+        for option in names:
+            inside = shown({option: options.get(option, options.get(f"{group}.{option}"))}, WHOLE)
+            hints[option] = hints[f"{group}.{option}"] = f'Write "{group}": {inside}.'
+    return hints

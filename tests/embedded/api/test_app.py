@@ -1,0 +1,87 @@
+"""What holds for every route: problems, headers, the token."""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.requests import Request
+from starlette.routing import Route
+
+from metergate.embedded.api.app import Application
+
+
+def test_every_answer_says_what_it_is_powered_by(openmeter):
+    for target in ("/api/v1/meters", "/nowhere"):
+        assert openmeter("GET", target).headers["x-powered-by"] == "OpenMeter by Kong, Inc."
+
+
+def test_a_problem_is_told_as_openmeter_tells_it_with_the_callers_request_id(openmeter):
+    answer = openmeter("GET", "/api/v1/meters/unknown", headers={"X-Request-Id": "abc-1"})
+    assert answer.status == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json == {
+        "type": "about:blank",
+        "title": "Not Found",
+        "status": 404,
+        "detail": "not found error: meter not found: unknown",
+        "instance": "urn:request:abc-1",
+    }
+
+
+def test_what_the_api_does_not_describe_is_a_problem_without_instance(openmeter, event):
+    for method, target, body, status in (
+        ("GET", "/nowhere", None, 404),
+        ("PATCH", "/api/v1/meters", None, 405),
+        ("GET", "/api/v1/events?limit=0", None, 400),
+        ("POST", "/api/v1/meters", {}, 400),
+        ("POST", "/api/v1/events", {}, 400),
+    ):
+        answer = openmeter(method, target, body)
+        assert answer.status == status
+        assert answer.json.keys() == {"type", "title", "status", "detail"}
+    handled = openmeter(
+        "POST", "/api/v1/events", event(), headers={"Content-Type": "application/json; charset=utf-8"}
+    )
+    assert handled.json["instance"].startswith("urn:request:")
+    assert handled.json["extensions"] == {"contentType": "application/json; charset=utf-8"}
+    assert "instance" in openmeter("POST", "/api/v1/events", []).json
+
+
+def test_a_wrong_method_is_a_405_problem(openmeter):
+    answer = openmeter("PATCH", "/api/v1/meters")
+    assert (answer.status, answer.detail) == (405, "method not allowed")
+
+
+def test_a_request_id_that_could_harm_a_log_is_replaced(openmeter):
+    answer = openmeter("GET", "/api/v1/meters/unknown", headers={"X-Request-Id": "a\tb"})
+    assert answer.json["instance"].startswith("urn:request:")
+    assert "\t" not in answer.json["instance"]
+
+
+def test_with_a_token_only_who_knows_it_is_answered(openmeter):
+    openmeter.stop()
+    openmeter.token = "open-sesame"
+    openmeter.start()
+    for headers in ({}, {"Authorization": "open-sesame"}, {"Authorization": "Bearer wrong"}):
+        answer = openmeter("GET", "/api/v1/meters", headers=headers)
+        assert answer.status == 401
+        assert "open-sesame" not in answer.detail
+    assert openmeter("GET", "/api/v1/meters", headers={"Authorization": "Bearer open-sesame"}).status == 200
+
+
+def test_an_unforeseen_error_is_a_500_without_detail_and_is_logged_with_its_request_id(openmeter, caplog):
+    async def broken(_: Request):
+        raise RuntimeError("the cause, for the log only")
+
+    async def nothing() -> None:
+        return
+
+    openmeter.stop()
+    openmeter.app = Application([Route("/broken", broken)], startup=nothing, shutdown=nothing)
+    with caplog.at_level(logging.ERROR):
+        answer = openmeter("GET", "/broken", headers={"X-Request-Id": "r-1"})
+    assert answer.status == 500
+    assert b"cause" not in answer.body
+    assert "detail" not in answer.json
+    assert caplog.records[0].request_id == "r-1"
+    assert caplog.records[0].exc_info is not None

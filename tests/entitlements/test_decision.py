@@ -1,0 +1,179 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metergate.entitlements.decision import (
+    GRANTED,
+    REASONS,
+    Decision,
+    Failure,
+    decide,
+    decide_without_answer,
+    deny,
+    grants,
+)
+from metergate.entitlements.snapshot import Snapshot
+from metergate.openmeter.values import FeatureValue, SubjectAccess
+from metergate.policy.model import EntitlementCheck
+
+CHECK = EntitlementCheck(exhausted_status=402)
+VALUES = (
+    FeatureValue("boolean", True),
+    FeatureValue("metered", True, 5.0, 3.0, 0),
+    FeatureValue("soft", True, 0, 9.0, 4.0),
+    FeatureValue("off", False),
+    FeatureValue("empty", False, 0, 10.0, 2.5),
+    FeatureValue("paused", False, 7.0, 1.0, 0),
+)
+FOUND = Snapshot(100.0, SubjectAccess("found", VALUES))
+
+EMPTY = Failure("empty", "exhausted", 0, 10.0, 2.5)
+OFF = Failure("off", "no_access")
+MISSING = Failure("missing", "not_found", detail="no such entitlement")
+
+
+@pytest.mark.parametrize(
+    ("features", "reason", "status", "failures"),
+    [
+        (("boolean",), "granted", 0, ()),
+        (("metered",), "granted", 0, ()),
+        (("soft",), "granted", 0, ()),
+        (("boolean", "metered", "soft"), "granted", 0, ()),
+        ((), "granted", 0, ()),
+        (("off",), "no_access", 403, (OFF,)),
+        (("paused",), "no_access", 403, (Failure("paused", "no_access", 7.0, 1.0, 0),)),
+        (("empty",), "exhausted", 402, (EMPTY,)),
+        (("missing",), "not_found", 403, (MISSING,)),
+        (("boolean", "empty"), "exhausted", 402, (EMPTY,)),
+        (("empty", "off"), "no_access", 403, (EMPTY, OFF)),
+        (("empty", "missing", "metered", "off"), "not_found", 403, (EMPTY, MISSING, OFF)),
+    ],
+)
+def test_all_features_must_be_granted_and_every_failure_is_told(features, reason, status, failures):
+    decision = decide(FOUND, features, CHECK, now=107.0)
+    assert (decision.allowed, decision.reason, decision.status) == (not failures, reason, status)
+    assert decision.failures == failures
+    assert decision.age == (7.0 if failures else None)
+    assert grants(FOUND, features) is decision.allowed
+
+
+@pytest.mark.parametrize(
+    ("state", "detail"), [("absent", "no such customer"), ("deleted", "the customer is deleted")]
+)
+def test_a_missing_and_a_deleted_customer_are_not_found_and_told_apart(state, detail):
+    decision = decide(Snapshot(0, SubjectAccess(state)), ("a", "b"), CHECK, now=0)
+    assert (decision.reason, decision.status) == ("not_found", 403)
+    assert decision.failures == tuple(Failure(name, "not_found", detail=detail) for name in "ab")
+
+
+@pytest.mark.parametrize("status", [402, 403, 429])
+def test_the_status_of_an_exhausted_feature_is_the_policys(status):
+    assert decide(FOUND, ("empty",), EntitlementCheck(exhausted_status=status), now=0).status == status
+
+
+def test_a_grant_by_the_last_answer_says_stale_and_how_old_it_is():
+    assert decide(FOUND, ("boolean",), CHECK, now=160.0, stale=True) == Decision(True, "stale", age=60.0)
+
+
+def test_a_denial_by_the_last_answer_keeps_its_reason():
+    decision = decide(FOUND, ("empty",), CHECK, now=160.0, stale=True)
+    assert (decision.reason, decision.status, decision.age) == ("exhausted", 402, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("feature", "local", "allowed"),
+    [
+        ("metered", 4.99, True),
+        ("metered", 5.0, False),
+        ("metered", 6.0, False),
+        ("soft", 1e9, True),
+        ("boolean", 1e9, True),
+        ("missing", 0.0, False),
+    ],
+)
+def test_usage_recorded_here_counts_against_a_hard_limit_only(feature, local, allowed):
+    decision = decide(FOUND, (feature,), CHECK, now=100.0, local_usage={feature: local})
+    assert decision.allowed is allowed
+    if feature == "metered" and not allowed:
+        assert decision.reason == "exhausted"
+        assert decision.failures[0].detail == "by the usage recorded here"
+
+
+def test_shadow_blocks_nothing_and_tells_what_it_would_have_done():
+    check = EntitlementCheck(mode="shadow", on_error="deny")
+    decision = decide(FOUND, ("off",), check, now=100.0)
+    assert decision == Decision(True, "no_access", failures=(OFF,), age=0.0, shadowed=True)
+    without = decide_without_answer(("off",), check, retry_after=3.0)
+    assert (without.allowed, without.shadowed, without.reason, without.status) == (True, True, "error", 0)
+    assert not decide(FOUND, ("boolean",), check, now=100.0).shadowed
+
+
+def test_without_an_answer_on_error_decides():
+    assert decide_without_answer(("a",), CHECK, retry_after=3.0) == Decision(True, "error_allowed")
+    denied = decide_without_answer(("a", "b"), EntitlementCheck(on_error="deny"), retry_after=2.1)
+    assert (denied.allowed, denied.reason, denied.status, denied.retry_after) == (False, "error", 503, 3)
+    assert [(failure.feature, failure.reason) for failure in denied.failures] == [
+        ("a", "error"),
+        ("b", "error"),
+    ]
+
+
+@pytest.mark.parametrize(("wait", "retry_after"), [(-1.0, 1), (0.0, 1), (1.0, 1), (29.01, 30)])
+def test_a_client_is_told_to_wait_whole_seconds_and_at_least_one(wait, retry_after):
+    check = EntitlementCheck(on_error="deny")
+    assert decide_without_answer(("a",), check, retry_after=wait).retry_after == retry_after
+
+
+feature_values = st.builds(
+    FeatureValue,
+    st.sampled_from("abcd"),
+    st.booleans(),
+    st.none() | st.integers(-2, 5) | st.floats(-2, 5),
+    st.none() | st.integers(0, 9),
+    st.none() | st.integers(0, 9),
+)
+checks = st.builds(
+    EntitlementCheck,
+    exhausted_status=st.sampled_from([402, 403, 429]),
+    mode=st.sampled_from(["enforce", "shadow"]),
+    on_error=st.sampled_from(["allow", "deny"]),
+)
+
+
+@given(
+    st.lists(feature_values, max_size=4, unique_by=lambda value: value.feature),
+    st.lists(st.sampled_from("abcde"), max_size=5, unique=True),
+    checks,
+    st.dictionaries(st.sampled_from("abcde"), st.floats(0, 6)),
+    st.booleans(),
+)
+def test_a_decision_never_contradicts_itself(values, features, check, usage, stale):
+    snapshot = Snapshot(0.0, SubjectAccess("found", tuple(values)))
+    decision = decide(snapshot, tuple(features), check, now=1.0, local_usage=usage, stale=stale)
+    assert decision.allowed is (not decision.failures or check.mode == "shadow")
+    assert (decision.status == 0) is decision.allowed
+    assert decision.shadowed is (decision.allowed and bool(decision.failures))
+    assert decision.reason in REASONS
+    assert (decision.reason == "stale") is (stale and not decision.failures)
+    assert (decision is GRANTED) is (not stale and not decision.failures)
+    assert grants(snapshot, tuple(features), usage) is not bool(decision.failures)
+    if not decision.allowed:
+        only_exhausted = all(failure.reason == "exhausted" for failure in decision.failures)
+        assert decision.status == (check.exhausted_status if only_exhausted else 403)
+
+
+@given(
+    st.lists(st.sampled_from("abcd"), min_size=1, max_size=4, unique=True),
+    st.floats(0, 6),
+    st.floats(0, 6),
+    st.integers(1, 5),
+)
+def test_more_usage_here_never_turns_a_denial_into_a_grant(features, less, more, balance):
+    values = tuple(FeatureValue(name, True, balance) for name in "abc")
+    snapshot = Snapshot(0.0, SubjectAccess("found", values))
+    low, high = (dict.fromkeys(features, amount) for amount in sorted((less, more)))
+    assert grants(snapshot, tuple(features), low) or not grants(snapshot, tuple(features), high)
+
+
+def test_retry_after_is_only_with_a_503():
+    assert deny((OFF,), CHECK, age=None, retry_after=9).retry_after is None

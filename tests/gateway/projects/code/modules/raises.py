@@ -1,0 +1,3 @@
+from modules.policy import VALUE
+
+LIMIT = VALUE["limit"]

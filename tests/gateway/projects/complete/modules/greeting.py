@@ -1,0 +1,2 @@
+def text(params):
+    return params.get("name", "world")

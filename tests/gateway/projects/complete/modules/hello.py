@@ -1,0 +1,5 @@
+from modules.greeting import text
+
+
+async def default(request, context):
+    return {"hello": text(request.params)}
