@@ -49,6 +49,38 @@ def test_subjects_in_use_stay_while_idle_ones_go():
     assert store.evictions == 40 * 25 - 50
 
 
+def metered(subject, features, used=0.0):
+    return [FeatureValue(f"{subject}-{number}", True, 5.5 - used) for number in range(features)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 9)), max_size=120))
+def test_the_values_of_all_subjects_together_are_bounded_and_what_came_last_stays(puts):
+    store = Snapshots(8, most_values=20)
+    for asked_at, (number, features) in enumerate(puts):
+        store.put(f"s{number}", snapshot(float(asked_at), *metered(number, features, asked_at)))
+        held = sum(len(kept.values) for kept in store.entries.values())
+        assert held == store.weight <= 20
+        assert len(store.entries[f"s{number}"].values) == features
+
+
+def test_a_subject_with_more_features_than_there_is_room_for_is_kept_alone():
+    store = Snapshots(8, most_values=20)
+    for number in range(3):
+        store.put(f"s{number}", snapshot(1.0, *metered(number, 2)))
+    store.put("many", snapshot(0.0, *metered("many", 50)))
+    assert set(store.entries) == {"many"}
+    store.put("next", snapshot(2.0, *metered("next", 2)))
+    assert set(store.entries) == {"next"}
+    assert (store.weight, store.evictions) == (2, 4)
+
+
+def test_boolean_entitlements_that_subjects_share_take_no_room():
+    store = Snapshots(8, most_values=20)
+    for number in range(8):
+        store.put(f"s{number}", snapshot(1.0, *(FeatureValue(f"f{feature}", True) for feature in range(15))))
+    assert (len(store), store.evictions) == (8, 0)
+
+
 def test_equal_boolean_entitlements_are_one_object_and_metered_ones_are_not_kept():
     store = Snapshots(10)
     for name in ("a", "b"):

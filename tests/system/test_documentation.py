@@ -19,7 +19,7 @@ from metergate.delivery import Delivery, delivery, response
 from metergate.delivery.files import DropReason
 from metergate.delivery.response import State
 from metergate.engine import Backends, denials
-from metergate.entitlements import backoff, checks
+from metergate.entitlements import backoff, checks, snapshot
 from metergate.entitlements.decision import REASONS
 from metergate.gateway import ending
 from metergate.gateway.health import LATE_SECONDS, Health
@@ -229,6 +229,7 @@ RUN = Settings(project="")
         (DeliveryOptions().batch_size, "`batchSize` events ({})"),
         (DeliveryOptions().max_delay_ms, "`maxDelayMs` ({})"),
         (f"{checks.MOST_SUBJECTS:,}", "| known subjects | {} a worker"),
+        (f"{snapshot.MOST_VALUES:,}", "| values of their features | {} a worker"),
         (f"{checks.MOST_IN_FLIGHT:,}", "under way | {} a worker"),
         (EntitlementCheck().ttl_seconds, "`ttlSeconds` ({:g})"),
         (EntitlementCheck().max_stale_seconds, "`maxStaleSeconds` ({:g})"),

@@ -15,6 +15,10 @@ _LACKS: dict[AccessState, str] = {
     "absent": "no such customer",
     "deleted": "the customer is deleted",
 }
+MOST_VALUES = 1_000_000
+"""Values of features kept for all subjects together, at about 140 bytes each: 200,000 subjects with 50 metered
+features would take 1.4 GB, and with this bound they take 140 MB."""
+
 _MOST_GRANTS = 8
 _SAMPLE = 8
 _MOST_SHARED = 4096
@@ -28,16 +32,17 @@ class Snapshot:
 
     ``asked_at`` is when it was asked, not when it answered: usage after it may be missing. ``granted``
     holds the tuples of feature keys that this answer is known to grant, so that the usual decision is one
-    look.
+    look. ``weight`` is how many values it holds that no other subject shares.
     """
 
-    __slots__ = ("asked_at", "granted", "state", "values")
+    __slots__ = ("asked_at", "granted", "state", "values", "weight")
 
     def __init__(self, asked_at: float, access: SubjectAccess) -> None:
         self.asked_at = asked_at
         self.state = access.state
         self.values = access.features
         self.granted: _Grants = ()
+        self.weight = len(access.features)
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.state} asked_at={self.asked_at} features={len(self.values)}>"
@@ -53,16 +58,19 @@ class Snapshot:
 
 
 class Snapshots:
-    """The snapshots of at most ``limit`` subjects. When full, one that was not asked for long makes room.
+    """The snapshots of at most ``limit`` subjects with at most ``most_values`` values. When full, those that
+    were not asked for long make room. The subject that came last stays, however much it has.
 
     An active subject's snapshot is renewed every few seconds, so ``asked_at`` tells the idle from the
     active, and reading one costs nothing but a dict's ``get``: no list is re-ordered, no flag is set. The
     oldest of a few goes (sampled, as Redis does), in constant time:
-    about 7 µs of CPU with 100,000 subjects known.
+    about 10 µs of CPU with 100,000 subjects known.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, most_values: int = MOST_VALUES) -> None:
         self.limit = max(limit, 1)
+        self.most_values = most_values
+        self.weight = 0
         self.evictions = 0
         self.entries: dict[str, Snapshot] = {}
         self._slots: list[str] = []
@@ -74,15 +82,18 @@ class Snapshots:
         return len(self.entries)
 
     def put(self, subject: str, snapshot: Snapshot) -> None:
-        """Keep a snapshot in place of the subject's last one, or in place of another subject's."""
+        """Keep a snapshot in place of the subject's last one, or in place of other subjects'."""
         known = self.entries.get(subject)
+        if known is not None and known.values == snapshot.values:
+            snapshot.values, snapshot.granted, snapshot.weight = known.values, known.granted, known.weight
+        else:
+            self._share_values(snapshot)
         if known is None:
-            self._make_room_for(subject)
-        elif known.values == snapshot.values:
-            snapshot.values, snapshot.granted = known.values, known.granted
-        if all(value.balance is None for value in snapshot.values):
-            snapshot.values = _share(self._shared_values, snapshot.values)
+            self._slots.append(subject)
         self.entries[subject] = snapshot
+        self.weight += snapshot.weight - (known.weight if known is not None else 0)
+        while len(self.entries) > self.limit or (self.weight > self.most_values and len(self.entries) > 1):
+            self._forget_an_idle_one(subject)
 
     def remember_grant(self, snapshot: Snapshot, features: tuple[str, ...]) -> None:
         """Note that a snapshot grants these features. Bounded: beyond a few policies it is found out each
@@ -91,16 +102,23 @@ class Snapshots:
         if features not in snapshot.granted and len(snapshot.granted) < _MOST_GRANTS:
             snapshot.granted = _share(self._shared_grants, (*snapshot.granted, features))
 
-    def _make_room_for(self, subject: str) -> None:
-        if len(self._slots) < self.limit:
-            self._slots.append(subject)
+    def _share_values(self, snapshot: Snapshot) -> None:
+        if any(value.balance is not None for value in snapshot.values):
             return
-        stride = max(self.limit // _SAMPLE, 1)
-        sample = {(self._hand + step * stride) % self.limit for step in range(_SAMPLE)}
-        self._hand = (self._hand + 1) % self.limit
-        slot = min(sample, key=lambda place: self.entries[self._slots[place]].asked_at)
-        del self.entries[self._slots[slot]]
-        self._slots[slot] = subject
+        snapshot.values = _share(self._shared_values, snapshot.values)
+        if snapshot.values in self._shared_values:
+            snapshot.weight = 0
+
+    def _forget_an_idle_one(self, kept: str) -> None:
+        slots = self._slots
+        stride = max(len(slots) // _SAMPLE, 1)
+        sample = {(self._hand + step * stride) % len(slots) for step in range(_SAMPLE)}
+        self._hand = (self._hand + 1) % len(slots)
+        slot = min(sample, key=lambda place: (slots[place] == kept, self.entries[slots[place]].asked_at))
+        self.weight -= self.entries.pop(slots[slot]).weight
+        last = slots.pop()
+        if slot < len(slots):
+            slots[slot] = last
         self.evictions += 1
 
 
