@@ -13,15 +13,17 @@ from metergate.embedded.domain.entitlements import (
     Entitlement,
     EntitlementInputV2,
     Refused,
-    UsageReset,
     ask,
-    last_reset,
     make_entitlement,
-    resets_between,
-    usage_period_at,
 )
 from metergate.embedded.domain.features import Feature
 from metergate.embedded.domain.periods import Period, floor_minute
+from metergate.embedded.domain.usage_periods import (
+    UsageReset,
+    last_reset,
+    resets_between,
+    usage_period_at,
+)
 
 NOW = datetime(2025, 3, 10, 12, 0, 30, tzinfo=UTC)
 METERED = Feature(id="F1", key="api-request", name="", created_at=NOW, updated_at=NOW, meter_slug="requests")

@@ -19,11 +19,11 @@ from metergate.embedded.domain.entitlements import (
     Entitlement,
     EntitlementInput,
     EntitlementInputV2,
-    usage_period_at,
 )
 from metergate.embedded.domain.issuance import number
 from metergate.embedded.domain.moments import Clock, format_rfc3339
 from metergate.embedded.domain.periods import Period, Recurrence
+from metergate.embedded.domain.usage_periods import usage_period_at
 from metergate.embedded.services import Services
 from metergate.embedded.store.catalog import Catalog
 

@@ -12,7 +12,7 @@ Rules: openmeter/entitlement (metered/connector.go, metered/balance.go, service/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -34,9 +34,11 @@ from metergate.embedded.domain.issuance import (
     decimal,
     issue,
     issue_after_reset,
+    refuse_before_period,
 )
 from metergate.embedded.domain.moments import parse_rfc3339
-from metergate.embedded.domain.periods import END, Period, Recurrence, ceil_minute, floor_minute
+from metergate.embedded.domain.periods import END, Recurrence, ceil_minute, floor_minute
+from metergate.embedded.domain.usage_periods import UsageReset, last_reset, resets_between, usage_period_at
 
 Kind = Literal["metered", "static", "boolean"]
 KINDS: tuple[Kind, ...] = ("metered", "static", "boolean")
@@ -72,14 +74,6 @@ class EntitlementInputV2(EntitlementInput, frozen=True, rename="camel", kw_only=
 
     issue: IssueInput | UnsetType = UNSET
     grants: tuple[GrantInput, ...] = ()
-
-
-class UsageReset(Struct, frozen=True, rename="camel"):
-    """A reset by hand: a usage period begins ``at``; from then on they are counted from ``anchor``."""
-
-    at: datetime
-    anchor: datetime
-    preserve_overage: bool = False
 
 
 class Metering(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
@@ -150,43 +144,6 @@ def make_entitlement(
         raise Refused(str(exception)) from exception
 
 
-def usage_period_at(entitlement: Entitlement, time: datetime) -> Period | None:
-    """The usage period that contains ``time``; the first one begins with measuring, not with the calendar's."""
-    if entitlement.usage_period is None or entitlement.metering is None:
-        return entitlement.usage_period.period_at(time) if entitlement.usage_period else None
-    time = max(time, entitlement.metering.measure_usage_from)
-    spans = _spans(entitlement)
-    index = max(number for number, span in enumerate(spans) if span.start <= time)
-    period = spans[index].recurrence.period_at(time)
-    end = spans[index + 1].start if index + 1 < len(spans) else END
-    return Period(max(period.start, spans[index].start), min(period.end, end))
-
-
-def last_reset(entitlement: Entitlement, time: datetime) -> Reset | None:
-    """The last reset not later than ``time``; None in the first usage period."""
-    metering, period = entitlement.metering, usage_period_at(entitlement, time)
-    if metering is None or period is None or period.start <= metering.measure_usage_from:
-        return None
-    by_hand = next((reset for reset in metering.resets if reset.at == period.start), None)
-    preserve = by_hand.preserve_overage if by_hand else metering.preserve_overage_at_reset
-    return Reset(period.start, preserve)
-
-
-def resets_between(entitlement: Entitlement, after: datetime, until: datetime) -> Iterator[Reset]:
-    """The resets later than ``after``, not later than ``until``, in order: at ends of periods and by hand."""
-    metering = entitlement.metering
-    if metering is None:
-        return
-    spans = _spans(entitlement)
-    for number, span in enumerate(spans):
-        if number and after < span.start <= until:
-            yield Reset(span.start, metering.resets[number - 1].preserve_overage)
-        end = spans[number + 1].start if number + 1 < len(spans) else END
-        for boundary in span.recurrence.boundaries(max(after, span.start), min(until, end)):
-            if boundary < end:
-                yield Reset(boundary, metering.preserve_overage_at_reset)
-
-
 @dataclass(frozen=True, slots=True)
 class Value:
     """What an entitlement comes to at a time. Only metered ones have a ``ledger``, only static ones a config."""
@@ -210,10 +167,14 @@ class Question:
     grants: Sequence[Grant] = ()
     resets: Sequence[Reset] = ()
 
+    def run(self, usages: Sequence[Decimal]) -> engine.Run:
+        """How the balances came about, given the usage of each phase in turn (its level where ``gauge``)."""
+        return engine.run(self.grants, self.resets, self.ledger, self.phases, usages, gauge=self.gauge)
+
     def answer(self, usages: Sequence[Decimal]) -> Value:
-        """The value, given the usage of each phase in turn (its level where ``gauge``)."""
-        done = engine.run(self.grants, self.resets, self.ledger, self.phases, usages, gauge=self.gauge)
-        return Value(self.is_soft_limit or done.ledger.balance > 0, done.ledger)
+        """The value, given the same."""
+        ledger = self.run(usages).ledger
+        return Value(self.is_soft_limit or ledger.balance > 0, ledger)
 
 
 def plain_value(entitlement: Entitlement) -> Value:
@@ -235,31 +196,28 @@ def ask(entitlement: Entitlement, issued: Sequence[Grant], time: datetime, *, ga
     until = ceil_minute(time)
     if until <= metering.measure_usage_from:
         return Question((), engine.open_ledger(issued, until), metering.is_soft_limit)
-    reset = engine.forgetting_reset(issued, lambda at: last_reset(entitlement, at), until, gauge=gauge)
+    return ask_since(entitlement, metering, issued, until, until, gauge=gauge)
+
+
+def ask_since(
+    entitlement: Entitlement,
+    metering: Metering,
+    issued: Sequence[Grant],
+    since: datetime,
+    until: datetime,
+    cuts: Sequence[datetime] = (),
+    *,
+    gauge: bool,
+) -> Question:
+    """What to ask the meter for the balances from ``since`` to ``until``, with a phase for each of the cuts."""
+    reset = engine.forgetting_reset(issued, lambda at: last_reset(entitlement, at), since, gauge=gauge)
     if reset is None:
         ledger = engine.open_ledger(issued, metering.measure_usage_from)
     else:
         ledger = engine.open_at_reset(issued, reset, gauge=gauge)
     resets = tuple(islice(resets_between(entitlement, ledger.at, until), engine.MAX_PHASES + 1))
-    phases = engine.plan(issued, resets, ledger.at, until, ledger.period_start)
+    phases = engine.plan(issued, resets, ledger.at, until, ledger.period_start, cuts)
     return Question(phases, ledger, metering.is_soft_limit, gauge, issued, resets)
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Usage periods are counted by ``recurrence`` from ``start`` until the next span starts."""
-
-    start: datetime
-    recurrence: Recurrence
-
-
-def _spans(entitlement: Entitlement) -> list[_Span]:
-    metering, recurrence = entitlement.metering, entitlement.usage_period
-    if metering is None or recurrence is None:
-        return []
-    spans = [_Span(metering.measure_usage_from, recurrence)]
-    spans += [_Span(reset.at, Recurrence(recurrence.interval, reset.anchor)) for reset in metering.resets]
-    return spans
 
 
 def _check(given: EntitlementInput, feature: Feature, period: Recurrence | None) -> None:
@@ -348,6 +306,6 @@ def _first_grants(
     grants = tuple(issue(grant, entitlement.id, new_id(), now) for grant in _issued(given)[2])
     period = usage_period_at(entitlement, now)
     for issued in grants:
-        if period and issued.grant.effective_at < period.start:
-            raise Refused("a grant cannot be effective before the current usage period starts")
+        if period is not None:
+            refuse_before_period(issued.grant, period.start)
     return grants

@@ -215,24 +215,27 @@ def plan(
     start: datetime,
     until: datetime,
     period_start: datetime,
+    cuts: Iterable[datetime] = (),
 ) -> list[Phase]:
     """The phases from ``start``, whose usage period began at ``period_start``, to ``until``.
+
+    ``cuts`` are moments at which a phase is to end as well, as somebody wants to know the balance there.
 
     Raises:
         TooManyPhases: where there are more than ``MAX_PHASES``.
     """
     starts: set[datetime] = set()
-    cuts = {until} if until > start else set()
+    ends = {cut for cut in (*cuts, until) if start < cut <= until}
     for reset in resets:
         if start < reset.at <= until:
             starts.add(reset.at)
             _refuse_too_many(starts)
     for grant in grants:
         for change in grant.changes(start, until):
-            cuts.add(change)
-            _refuse_too_many(cuts)
+            ends.add(change)
+            _refuse_too_many(ends)
     phases = []
-    for cut in sorted(cuts | starts):
+    for cut in sorted(ends | starts):
         phases.append(Phase(start, cut, period_start))
         start = cut
         period_start = cut if cut in starts else period_start

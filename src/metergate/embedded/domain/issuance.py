@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import calendar
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from metergate.embedded.domain.grants import Grant
-from metergate.embedded.domain.moments import parse_rfc3339
+from metergate.embedded.domain.moments import format_rfc3339, parse_rfc3339
 from metergate.embedded.domain.periods import END, Recurrence, floor_minute, parse_interval
 
 Amount = Annotated[float, Meta(ge=0)]
@@ -68,6 +70,23 @@ class GrantInput(Struct, frozen=True, rename="camel", kw_only=True):
     recurrence: RecurringPeriodInput | UnsetType = UNSET
     metadata: dict[str, str] | UnsetType = UNSET
     annotations: dict[str, Any] | UnsetType = UNSET
+
+
+class GrantInputV1(Struct, frozen=True, rename="camel", kw_only=True):
+    """The same in version 1: every grant ends, and nothing is rolled over unless it is said."""
+
+    amount: Amount
+    effective_at: str
+    expiration: Expiration
+    priority: Priority | UnsetType = UNSET
+    min_rollover_amount: Amount = 0
+    max_rollover_amount: Amount = 0
+    recurrence: RecurringPeriodInput | UnsetType = UNSET
+    metadata: dict[str, str] | UnsetType = UNSET
+
+    def in_version_2(self) -> GrantInput:
+        """The input of version 2 that means the same."""
+        return GrantInput(**{name: getattr(self, name) for name in self.__struct_fields__})
 
 
 class IssuedGrant(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):
@@ -145,6 +164,32 @@ def issue_after_reset(
     return IssuedGrant(
         entitlement_id=entitlement_id, grant=grant, updated_at=now, annotations={"issueAfterReset": True}
     )
+
+
+def void(issued: IssuedGrant, at: datetime, period_start: datetime, now: datetime) -> IssuedGrant:
+    """The grant, worth nothing from ``at`` on, which is cut to the minute.
+
+    Raises:
+        ValueError: in the future, before the current usage period, and where it is void already.
+    """
+    at = floor_minute(at)
+    if at > now:
+        raise ValueError(f"void time {format_rfc3339(at)} must not be in the future")
+    if issued.grant.voided_at is not None:
+        raise ValueError("grant already voided")
+    if at < period_start:
+        start = format_rfc3339(period_start)
+        raise ValueError(f"void time {format_rfc3339(at)} is before the current usage period start {start}")
+    return msgspec.structs.replace(issued, grant=replace(issued.grant, voided_at=at), updated_at=now)
+
+
+def refuse_before_period(grant: Grant, period_start: datetime) -> None:
+    """Raise ValueError where the grant would change what an earlier usage period left."""
+    if grant.effective_at < period_start:
+        raise ValueError(
+            f"grant effective date {format_rfc3339(grant.effective_at)} is before the current usage period "
+            f"{format_rfc3339(period_start)}"
+        )
 
 
 def number(value: Decimal) -> int | float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TypeAlias
 
 Clock: TypeAlias = Callable[[], datetime]
@@ -50,6 +50,15 @@ def format_rfc3339(moment: datetime) -> str:
     """As Go's encoding/json writes it in UTC: ``2026-01-31T09:30:00Z``, ``…00.25Z``."""
     text = moment.astimezone(UTC).replace(tzinfo=None).isoformat()
     return (text.rstrip("0") if "." in text else text) + "Z"
+
+
+def format_local(moment: datetime, zone: tzinfo) -> str:
+    """The same on the clocks of ``zone``, with its offset: ``2026-01-31T10:30:00+01:00``; ``Z`` in UTC."""
+    local = moment.astimezone(zone)
+    if not local.utcoffset():
+        return format_rfc3339(moment)
+    text = local.replace(microsecond=0).isoformat()
+    return text if len(text) == len("2026-01-31T10:30:00+01:00") else format_rfc3339(moment)
 
 
 def truncate(moment: datetime, unit: timedelta) -> datetime:

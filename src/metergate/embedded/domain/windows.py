@@ -12,9 +12,12 @@ from enum import StrEnum
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
+from metergate.embedded.domain.periods import Period
+
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
+MAX_WINDOWS = 10_000
 _STRIDE = timedelta(days=7)
 """No zone has changed its offset and changed it back within less."""
 
@@ -111,6 +114,25 @@ def window_end(start: datetime, size: WindowSize, zone: tzinfo) -> datetime:
     # an hour later, since a day that begins with a gap begins at 01:00 by the local clock
     following = local + DAY if size is WindowSize.DAY else _next_month(local)
     return from_local(following.replace(hour=0, minute=0, second=0), zone)
+
+
+def windows_between(start: datetime, end: datetime, size: WindowSize, zone: tzinfo) -> list[Period]:
+    """The windows with a part of the time from ``start`` to ``end`` in them, whole ones, in order.
+
+    Raises ValueError where they are more than ``MAX_WINDOWS``.
+    """
+    windows = []
+    begin = window_start(start, size, zone)
+    while begin < end:
+        try:
+            following = window_end(begin, size, zone)
+        except OverflowError as exception:
+            raise ValueError("there are no windows at the end of the year 9999") from exception
+        windows.append(Period(begin, following))
+        if len(windows) > MAX_WINDOWS:
+            raise ValueError(f"more than {MAX_WINDOWS} windows of a {size.lower()} lie in between")
+        begin = following
+    return windows
 
 
 def _next_month(local: datetime) -> datetime:

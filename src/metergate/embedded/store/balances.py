@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, tzinfo
 from decimal import Decimal
 
 from metergate.embedded.domain.entitlements import (
@@ -56,6 +56,27 @@ class Usage:
         self._rollups = rollups
         self._upto = upto
 
+    @property
+    def gauge(self) -> bool:
+        """Whether the meter measures a level (LATEST), not a flow."""
+        return self._meter.aggregation is Aggregation.LATEST
+
+    def by_window(
+        self, start: datetime, end: datetime, size: WindowSize, zone: tzinfo
+    ) -> dict[datetime, Decimal]:
+        """The usage of each window that has any, by its start; only what is from ``start`` to ``end``."""
+        if not self._subjects:
+            return {}
+        question = MeterQuery(
+            start=start,
+            end=end,
+            window=size,
+            zone=zone,
+            filters=self._filters,
+            subjects=self._subjects,
+        )
+        return {row.start: measured(row.value) for row in query(self._cursor, self._meter, question)}
+
     def of(self, phases: Sequence[Phase]) -> list[Decimal]:
         """The usage of each phase; of a LATEST meter the level at its end."""
         last = len(phases) - 1
@@ -65,7 +86,7 @@ class Usage:
                 - self._total(phase.period_start, phase.start, fixed=True)
                 for number, phase in enumerate(phases)
             ]
-        gauge = self._meter.aggregation is Aggregation.LATEST
+        gauge = self.gauge
         spans = [(phase.period_start if gauge else phase.start, phase.end) for phase in phases]
         if len(phases) <= FEW_PHASES:
             return [self._total(*span, fixed=number < last) for number, span in enumerate(spans)]
@@ -141,15 +162,21 @@ class Balances:
     def _value(self, cursor: Cursor, entitlement: Entitlement, time: datetime, upto: int) -> Value:
         if entitlement.metering is None or not entitlement.active_at(time):
             return _unmetered(entitlement, time)
+        usage = self.usage_of(cursor, entitlement, upto)
+        gauge = usage is not None and usage.gauge
+        question: Question = ask(entitlement, self._entitlements.grants(entitlement.id), time, gauge=gauge)
+        if usage is None:
+            return question.answer([ZERO] * len(question.phases))
+        return question.answer(usage.of(question.phases))
+
+    def usage_of(self, cursor: Cursor, entitlement: Entitlement, upto: int) -> Usage | None:
+        """Where to ask for the entitlement's usage; None when its meter is gone."""
         feature = self._features.find(entitlement.feature_id)
         meter = self._meters.by_slug(feature.meter_slug or "")
-        gauge = meter is not None and meter.aggregation is Aggregation.LATEST
-        question: Question = ask(entitlement, self._entitlements.grants(entitlement.id), time, gauge=gauge)
         if meter is None:
-            return question.answer([ZERO] * len(question.phases))
+            return None
         subjects = self._customers.find(entitlement.customer_id).subjects
-        usage = Usage(cursor, meter, feature.conditions, subjects, self.rollups, upto)
-        return question.answer(usage.of(question.phases))
+        return Usage(cursor, meter, feature.conditions, subjects, self.rollups, upto)
 
 
 def _unmetered(entitlement: Entitlement, time: datetime) -> Value:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
-from metergate.embedded.store import customers, entitlements, features
+from metergate.embedded.store import customers, entitlements, features, grants
 from metergate.embedded.store.balances import Balances
 from metergate.embedded.store.customers import CustomerStore
 from metergate.embedded.store.database import Database
 from metergate.embedded.store.entitlements import EntitlementStore
 from metergate.embedded.store.features import FeatureStore
+from metergate.embedded.store.grants import GrantStore
+from metergate.embedded.store.history import Histories
 from metergate.embedded.store.marks import Marks
 from metergate.embedded.store.meters import MeterStore
 
-SCHEMA = [*customers.SCHEMA, *features.SCHEMA, *entitlements.SCHEMA]
+SCHEMA = [*customers.SCHEMA, *features.SCHEMA, *entitlements.SCHEMA, *grants.SCHEMA]
 
 
 class Catalog:
@@ -23,5 +25,7 @@ class Catalog:
         changes = asyncio.Lock()
         self.customers = CustomerStore(database, changes)
         self.features = FeatureStore(database, meters, changes)
-        self.entitlements = EntitlementStore(database, self.customers, self.features, changes)
+        self.grants = GrantStore(database, changes)
+        self.entitlements = EntitlementStore(database, self.customers, self.features, self.grants, changes)
         self.balances = Balances(database, meters, self.customers, self.features, self.entitlements, marks)
+        self.histories = Histories(database, self.balances, self.grants)

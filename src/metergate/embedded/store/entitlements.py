@@ -14,9 +14,11 @@ from metergate.embedded.domain.features import Feature
 from metergate.embedded.domain.grants import Grant
 from metergate.embedded.domain.identifiers import new_id
 from metergate.embedded.domain.issuance import IssuedGrant
+from metergate.embedded.domain.usage_periods import CannotReset, reset_usage
 from metergate.embedded.store.customers import CustomerStore
 from metergate.embedded.store.database import Cursor, Database
 from metergate.embedded.store.features import FeatureStore
+from metergate.embedded.store.grants import GrantStore
 from metergate.embedded.store.shelf import Shelf
 
 SCHEMA = [
@@ -29,7 +31,6 @@ SCHEMA = [
         document VARCHAR NOT NULL
     )
     """,
-    "CREATE TABLE IF NOT EXISTS grants (id VARCHAR NOT NULL, number BIGINT NOT NULL, document VARCHAR NOT NULL)",
 ]
 
 
@@ -37,7 +38,12 @@ class EntitlementStore:
     """Every entitlement that was ever made, found by id or by customer and feature."""
 
     def __init__(
-        self, database: Database, customers: CustomerStore, features: FeatureStore, changes: asyncio.Lock
+        self,
+        database: Database,
+        customers: CustomerStore,
+        features: FeatureStore,
+        issued: GrantStore,
+        changes: asyncio.Lock,
     ) -> None:
         self._database = database
         self._customers = customers
@@ -48,15 +54,11 @@ class EntitlementStore:
             Entitlement,
             {"feature_id": lambda item: item.feature_id, "deleted": lambda item: item.deleted_at is not None},
         )
-        self._issued = Shelf("grants", IssuedGrant)
+        self._issued = issued
         self._by_customer: dict[str, dict[str, Entitlement]] = defaultdict(dict)
-        self._grants: dict[str, tuple[Grant, ...]] = {}
         self._entitlements.load(database)
-        self._issued.load(database)
         for entitlement in self._entitlements.items.values():
             self._by_customer[entitlement.customer_id][entitlement.id] = entitlement
-        for issued in self._issued.items.values():
-            self._grants[issued.entitlement_id] = (*self.grants(issued.entitlement_id), issued.grant)
 
     def find(self, identifier: str) -> Entitlement:
         """The entitlement with this id. Raises NotFound, for a deleted one too."""
@@ -98,7 +100,7 @@ class EntitlementStore:
 
     def grants(self, identifier: str) -> tuple[Grant, ...]:
         """The grants of the entitlement with this id."""
-        return self._grants.get(identifier, ())
+        return self._issued.of(identifier)
 
     async def create(self, customer_id: str, given: EntitlementInput, now: datetime) -> Entitlement:
         """A new entitlement with its first grants.
@@ -109,11 +111,36 @@ class EntitlementStore:
             customer = self._customers.find_active(customer_id)
             feature = self._feature(given)
             self._refuse_second(customer.id, feature, now)
-            try:
-                entitlement, issued = make_entitlement(given, feature, customer.id, now, lambda: new_id(now))
-            except Refused as exception:
-                raise Invalid(str(exception)) from exception
+            entitlement, issued = _make(given, feature, customer.id, now)
             return await self._save(entitlement, issued)
+
+    async def override(self, replaced: Entitlement, given: EntitlementInput, now: datetime) -> Entitlement:
+        """A new entitlement to the same feature; the one it takes the place of ends now.
+
+        Raises Invalid where that one has ended already or is to another feature.
+        """
+        async with self._changes:
+            old = self.find(replaced.id)
+            customer = self._customers.find_active(old.customer_id)
+            if not old.active_at(now):
+                raise Invalid(f"entitlement {old.id} is not active, so it cannot be overridden")
+            feature = self._feature(given)
+            if feature.key != old.feature_key:
+                raise Invalid("old and new entitlements belong to different features")
+            new, issued = _make(given, feature, customer.id, now)
+            return await self._save(new, issued, msgspec.structs.replace(old, active_to=now, updated_at=now))
+
+    async def reset(
+        self, identifier: str, at: datetime, now: datetime, *, retain_anchor: bool, preserve: bool | None
+    ) -> Entitlement:
+        """Begin a new usage period ``at`` a time that is not in the future. Raises Invalid, NotFound."""
+        async with self._changes:
+            old = self.find(identifier)
+            try:
+                new = reset_usage(old, at, now, retain_anchor=retain_anchor, preserve=preserve)
+            except CannotReset as exception:
+                raise Invalid(str(exception)) from exception
+            return await self._save(new, ())
 
     async def delete(self, identifier: str, now: datetime) -> None:
         """It holds no longer from now on. Raises NotFound."""
@@ -137,18 +164,31 @@ class EntitlementStore:
                     conflictingEntityId=other.id,
                 )
 
-    async def _save(self, entitlement: Entitlement, issued: tuple[IssuedGrant, ...]) -> Entitlement:
+    async def _save(
+        self, entitlement: Entitlement, issued: tuple[IssuedGrant, ...], *beside: Entitlement
+    ) -> Entitlement:
+        """Write them all at once; the first is returned."""
+        changed = (entitlement, *beside)
+
         def put(cursor: Cursor) -> None:
-            self._entitlements.put(cursor, entitlement)
-            for each in issued:
-                self._issued.put(cursor, each)
+            for each in changed:
+                self._entitlements.put(cursor, each)
+            for grant in issued:
+                self._issued.put(cursor, grant)
 
         await self._database.write(put)
-        self._entitlements.keep(entitlement)
-        self._by_customer[entitlement.customer_id][entitlement.id] = entitlement
-        for each in issued:
-            self._issued.keep(each)
-        if issued:
-            added = tuple(each.grant for each in issued)
-            self._grants[entitlement.id] = (*self.grants(entitlement.id), *added)
+        for each in changed:
+            self._entitlements.keep(each)
+            self._by_customer[each.customer_id][each.id] = each
+        for grant in issued:
+            self._issued.keep(grant)
         return entitlement
+
+
+def _make(
+    given: EntitlementInput, feature: Feature, customer_id: str, now: datetime
+) -> tuple[Entitlement, tuple[IssuedGrant, ...]]:
+    try:
+        return make_entitlement(given, feature, customer_id, now, lambda: new_id(now))
+    except Refused as exception:
+        raise Invalid(str(exception)) from exception
