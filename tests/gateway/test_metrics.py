@@ -21,8 +21,9 @@ from metergate.entitlements import EntitlementStatistics
 from metergate.gateway import health
 from metergate.gateway.http import Headers, Request
 from metergate.gateway.metrics import Metrics
-from metergate.gateway.metrics.counting import ROW_LIMIT, RequestCounts
+from metergate.gateway.metrics.counting import NUMBERS, ROW_LIMIT, RequestCounts
 from metergate.gateway.metrics.folder import Figures, FiguresFolder
+from metergate.gateway.metrics.ledger import Ledger, read_ledger
 from metergate.gateway.metrics.samples import HELP, LABEL_LIMIT, Sample, add_up, read_statistics
 from metergate.gateway.policies.apikey import ConsumerStatistics
 from metergate.gateway.policies.jwks import JwksStatistics
@@ -94,19 +95,21 @@ def test_a_time_falls_into_the_first_bucket_that_holds_it(seconds, bound):
 
 
 def test_names_that_a_client_chooses_cannot_become_rows():
-    counts = RequestCounts()
+    ledger = Ledger(NUMBERS)
+    counts = RequestCounts(ledger)
     for number in range(50):
         counts.observe("", f"X{number}", 404, 0.1)
-    samples, histograms = counts.samples()
+    samples, histograms = ledger.read()
     assert [(dict(one.labels)["method"], one.value) for one in samples] == [("other", 50)]
     assert len(histograms) == 1
 
 
 def test_routes_past_the_bound_are_counted_together_and_said():
-    counts = RequestCounts(limit=2)
+    ledger = Ledger(NUMBERS)
+    counts = RequestCounts(ledger, limit=2)
     for number in range(5):
         counts.observe(f"GET /{number}", "GET", 200, 0.1)
-    samples, _ = counts.samples()
+    samples, _ = ledger.read()
     by_route = {dict(one.labels).get("route"): one.value for one in samples}
     assert by_route == {"/0": 1, "/1": 1, "other": 3, None: 3}
     assert ROW_LIMIT >= 1000
@@ -239,18 +242,20 @@ import asyncio, sys
 from pathlib import Path
 from metergate.gateway.metrics import Metrics
 async def main():
-    metrics = Metrics(Path(sys.argv[1]), publish_seconds=0.001)
+    metrics = Metrics(Path(sys.argv[1]), publish_seconds=3600)
+    metrics.observe("GET /a", "GET", 200, 0.01)
     await metrics.start()
-    for _ in range(7):
+    counts = metrics.delivery_counts("openmeter.cloud")
+    for number in range(6):
         metrics.observe("GET /a", "GET", 200, 0.01)
-    metrics.publish()
+        counts[0] += 1
     print("ready", flush=True)
     await asyncio.Event().wait()
 asyncio.run(main())
 """
 
 
-def test_a_worker_that_is_killed_keeps_its_counters_and_its_files_are_cleared_away(tmp_path):
+def test_a_worker_that_is_killed_keeps_all_it_counted_and_its_files_are_cleared_away(tmp_path):
     worker = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE)
     with worker:
         assert worker.stdout.readline() == b"ready\n"
@@ -263,10 +268,15 @@ def test_a_worker_that_is_killed_keeps_its_counters_and_its_files_are_cleared_aw
             worker.wait()
             assert (requests(one), value(one, "metergate_workers")) == (8, 1)
             assert requests(one) == 8
+            assert value(one, "metergate_events_recorded_total", destination="openmeter.cloud") == 6
+            assert value(one, "metergate_request_seconds_sum", route="/a", method="GET") == pytest.approx(
+                0.08
+            )
             await one.stop()
 
         asyncio.run(run())
     assert len(list(tmp_path.glob("*.lock"))) == 2  # this worker's and the folder's
+    assert len(list(tmp_path.glob("*.numbers"))) == len(list(tmp_path.glob("*.places"))) == 1
     assert os.listdir(tmp_path).count("retired.json") == 1  # noqa: PTH208
 
 
@@ -298,6 +308,38 @@ def test_a_file_that_cannot_be_read_is_logged_and_the_others_count(tmp_path, cap
     assert "cannot be read" in caplog.text
     broken.leave()
     sound.leave()
+
+
+def test_counters_of_a_worker_that_cannot_be_read_are_logged_and_the_others_count(tmp_path, caplog):
+    async def run():
+        one, other = member(tmp_path, 2), member(tmp_path, 3)
+        await one.start()
+        await other.start()
+        (tmp_path / f"{other._folder._name}.places").write_text("{\n")
+        assert requests(one) == 2
+        await one.stop()
+        await other.stop()
+
+    asyncio.run(run())
+    assert "the counters of a worker cannot be read" in caplog.text
+
+
+def test_half_a_line_in_the_list_of_counters_is_passed_over(tmp_path):
+    ledger = Ledger(10)
+    ledger.open(tmp_path / "numbers", tmp_path / "places")
+    ledger.values[ledger.counter("a")] += 2
+    ledger.close()
+    with (tmp_path / "places").open("ab") as file:
+        file.write(b'["b",[],')
+    assert read_ledger(tmp_path / "numbers", tmp_path / "places") == ([Sample("a", (), 2, "counter")], [])
+
+
+def test_a_full_ledger_refuses_instead_of_counting_in_another_ones_place():
+    ledger = Ledger(4)
+    assert [ledger.counter("a"), ledger.counter("b")] == [1, 2]
+    with pytest.raises(IndexError, match="full"):
+        ledger.histogram("c", (), 1)
+    assert ledger.counter("d") == 3
 
 
 def test_a_folder_that_cannot_be_used_leaves_the_figures_in_the_worker(tmp_path, caplog):
@@ -408,6 +450,13 @@ def test_the_health_page_is_json_for_an_orchestrator_and_always_200():
     ]
     assert (body["status"], body["uptimeSeconds"], body["workers"]) == ("degraded", 7, 1)
     assert body["delivery"]["om.example.com"]["oldestPendingSeconds"] == 0.0
+
+
+def test_the_uptime_is_that_of_the_gateway_and_not_of_the_worker_that_answers():
+    answers = [
+        health.page(Metrics(), began=100.0, now=lambda: 190.0)(Request("GET", "/"), None) for _ in "ab"
+    ]
+    assert [json.loads(answer.body)["uptimeSeconds"] for answer in answers] == [90, 90]
 
 
 def test_what_is_true_or_false_reaches_the_other_workers_as_a_number(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -137,8 +137,13 @@ class Delivery:
         self._begin_life()
         _living.add(self)
 
-    def start(self) -> None:
-        """Starts the sender's thread, unless it runs. In a child of a started parent the first ``record`` does it too."""
+    def start(self, counts: MutableSequence[float] | None = None) -> None:
+        """Starts the sender's thread, unless it runs. In a child of a started parent the first ``record`` does it too.
+
+        Args:
+            counts: three numbers that are kept equal to ``recorded``, ``delivered`` and ``buried`` of ``statistics()``
+                from now on. In shared memory they tell what a process that is killed had counted.
+        """
         with self._mutex:
             if self._life.closed:
                 if (
@@ -150,7 +155,9 @@ class Delivery:
             life = self._life
             self._record = life.store.record
             if not life.is_running():
-                life.sender = self._new_sender(life)
+                if counts is not None:
+                    life.store.count_into(counts)
+                life.sender = self._new_sender(life, counts if counts is not None else [0.0, 0.0, 0.0])
                 life.thread = threading.Thread(target=life.sender.run, name="metergate-sender", daemon=True)
                 life.thread.start()
 
@@ -227,7 +234,7 @@ class Delivery:
             log.error("The sender of billing events could not be started: %s.", error)
         return self._life.store.record(lines, count)
 
-    def _new_sender(self, life: _Life) -> Sender:
+    def _new_sender(self, life: _Life, counts: MutableSequence[float]) -> Sender:
         return Sender(
             life.store,
             self._open_client,
@@ -238,6 +245,7 @@ class Delivery:
             wall_clock=self._wall_clock,
             jitter=self._jitter,
             health=life.health,
+            counts=counts,
         )
 
     def _before_fork(self) -> None:

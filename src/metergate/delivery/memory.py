@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
+from collections.abc import MutableSequence
 from concurrent.futures import Future
 
 from metergate.delivery.batch import Batch, Limits, plan_batch
@@ -20,6 +21,7 @@ class MemorySpool:
 
     def __init__(self, max_bytes: int, wake: Wake) -> None:
         self.recorded = 0
+        self.counts: MutableSequence[float] = [0.0]
         self.settled_events = 0
         self.dropped: Counter[str] = Counter()
         self.pending_bytes = 0
@@ -40,6 +42,7 @@ class MemorySpool:
                 return None
             self.pending_bytes += len(lines)
             self.recorded += count
+            self.counts[0] = self.recorded
             self._records.append(lines)
         if self.recorded >= self._wake.at:
             self._wake.now()
@@ -68,6 +71,7 @@ class MemorySpool:
             self._closed = True
             self.dropped["closed"] += self.recorded - self.settled_events
             self.recorded = self.settled_events
+            self.counts[0] = self.recorded
             self.pending_bytes = 0
             self._records.clear()
             self._chunk = b""

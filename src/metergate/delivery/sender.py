@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -66,6 +66,7 @@ class Sender:
     Args:
         open_client: called in the thread, so that nothing of the client is older than a fork.
         jitter: a random number from 0 to 1.
+        counts: the second and third of these numbers are kept equal to what was delivered and buried.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class Sender:
         wall_clock: Callable[[], float],
         jitter: Callable[[], float],
         health: Health,
+        counts: MutableSequence[float],
     ) -> None:
         self.tally = Tally()
+        self._counts = counts
         self._store = store
         self._open_client = open_client
         self._limits = limits
@@ -248,6 +251,7 @@ class Sender:
             case "delivered":
                 self._settle(feed, batch)
                 self.tally.delivered += batch.events
+                self._counts[1] = self.tally.delivered
                 self.tally.batches += 1
                 self._buried_in_a_row = 0
             case "split":
@@ -269,6 +273,7 @@ class Sender:
         letter = new_letter(batch.line, answer.status, answer.detail, feed.source.place, self._wall_clock())
         self._store.bury(letter)
         self.tally.buried += 1
+        self._counts[2] = self.tally.buried
         self.tally.dead_letters += 1
         self._health.after_burial(letter, self._clock())
         self._settle(feed, batch)

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +50,7 @@ class Spool:
         recorded: events kept so far.
         dropped: events that could not be kept, by reason.
         other_bytes: what others have in the same folder, as the sender last saw it.
+        counts: its first number is kept equal to ``recorded``.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Spool:
     ) -> None:
         self.segments: deque[Segment] = deque()
         self.recorded = 0
+        self.counts: MutableSequence[float] = [0.0]
         self.dropped: Counter[str] = Counter()
         self.other_bytes = 0
         self.folder: Folder | None = None
@@ -109,6 +111,7 @@ class Spool:
             segment.committed += size
             segment.events += count
             self.recorded += count
+            self.counts[0] = self.recorded
             if self._commit is not None:
                 future = self._commit.join(self._fd, count)
         if self.recorded >= self._wake.at:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -50,6 +50,9 @@ class Store(Protocol):
 
     def record(self, lines: bytes, count: int) -> Future[None] | None:
         """See ``Delivery.record``."""
+
+    def count_into(self, counts: MutableSequence[float]) -> None:
+        """Keeps the first of these numbers equal to ``recorded``."""
 
     def tend(self) -> None:
         """Every second or so: adopt, rotate, prune. Has to succeed once before anything can be sent.
@@ -122,6 +125,9 @@ class DiskStore:
     @property
     def own_settled(self) -> int:
         return self._opened.source.settled_events + self._opened.source.lost_events if self._opened else 0
+
+    def count_into(self, counts: MutableSequence[float]) -> None:
+        self.spool.counts = counts
 
     def tend(self) -> None:
         folder = self.spool.open()
@@ -258,6 +264,9 @@ class MemoryStore:
     @property
     def own_settled(self) -> int:
         return self._queue.settled_events
+
+    def count_into(self, counts: MutableSequence[float]) -> None:
+        self._queue.counts = counts
 
     def tend(self) -> None:
         """Nothing to tend to."""

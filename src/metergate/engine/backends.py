@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +80,16 @@ class Backends:
         """The OpenMeters that events go to or entitlements come from."""
         return sorted({url for url, *_ in self._deliveries} | {url for url, *_ in self._entitlements})
 
-    def start(self) -> None:
-        """Begin to send. Once in each process that records."""
+    def start(self, counts: Callable[[str], MutableSequence[float] | None] | None = None) -> None:
+        """Begin to send. Once in each process that records.
+
+        ``counts`` gives the numbers of a destination, named as in `statistics`, for `Delivery.start`.
+        """
         self._started = True
-        for delivery in self._deliveries.values():
-            delivery.start()
+        for name, delivery in _by_host(
+            (key[0], delivery) for key, delivery in self._deliveries.items()
+        ).items():
+            delivery.start(None if counts is None else counts(name))
         if self.spool is not None:
             self._name_what_is_left(self.spool)
 

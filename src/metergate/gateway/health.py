@@ -123,13 +123,16 @@ def _late(host: str, one: DeliveryHealth) -> list[str]:
 
 
 def page(
-    metrics: Metrics, *, now: Callable[[], float] = time.monotonic
+    metrics: Metrics, *, began: float | None = None, now: Callable[[], float] = time.monotonic
 ) -> Callable[[Request, Context], Response]:
-    """The page that `metrics` feeds, to be served at `PAGE_PATH`. The uptime counts from this call."""
-    began = now()
+    """The page that `metrics` feeds, to be served at `PAGE_PATH`.
+
+    ``began`` is when the gateway started, by ``now``, whose clock all its processes share; None: with this call.
+    """
+    start = now() if began is None else began
 
     def answer(request: Request, context: Context) -> Response:
-        health: Any = examine(metrics.everybody(), now() - began)
+        health: Any = examine(metrics.everybody(), now() - start)
         headers = [("content-type", "application/json"), ("cache-control", "no-store")]
         return Response.trusted(200, headers, msgspec.json.encode(health))
 

@@ -15,6 +15,7 @@ import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,6 +55,7 @@ _log = logging.getLogger("metergate.gateway")
 SPOOL_VARIABLE = "METERGATE_SPOOL"
 _SETTINGS_VARIABLE = "METERGATE_GATEWAY_SETTINGS"
 _FIGURES = "metergate-figures-"
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108  # the folder in it is ours alone
 _OWNER = "owner"  # the file in it that the parent holds a lock on
 _GC_THRESHOLDS = (50_000, 20, 50)
 """What a request makes dies by reference counting; at the default of 700 the collector would run every few requests."""
@@ -73,6 +75,9 @@ class Settings(msgspec.Struct, frozen=True):
     log_format: LogFormat = "auto"
     figures: str = ""  # the folder in which the workers meet; made by the parent
     parent: int = 0  # its process id
+    began: float | None = (
+        None  # when it started, on the monotonic clock, which all processes of a machine share
+    )
 
 
 def spool_directory(project: Path, environment: Mapping[str, str]) -> Path:
@@ -109,9 +114,10 @@ def serve(settings: Settings) -> None:
     if backends.needs_spool and backends.spool is not None:
         _check_spool(backends.spool)
     with _figures_folder() as figures:
-        os.environ[_SETTINGS_VARIABLE] = msgspec.json.encode(
-            msgspec.structs.replace(settings, project=str(directory), figures=figures, parent=os.getpid())
-        ).decode()
+        handed_down = msgspec.structs.replace(
+            settings, project=str(directory), figures=figures, parent=os.getpid(), began=time.monotonic()
+        )
+        os.environ[_SETTINGS_VARIABLE] = msgspec.json.encode(handed_down).decode()
         server = _server(settings, figures)
         extra = {"project": str(directory), "openmeter": ", ".join(backends.urls) or None}
         _log.info("serving on http://%s:%d", settings.host, settings.port, extra=extra)
@@ -121,11 +127,12 @@ def serve(settings: Settings) -> None:
 @contextmanager
 def _figures_folder() -> Iterator[str]:
     """The folder in which the workers of this gateway meet. Those that killed gateways left behind are removed."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_FIGURES}*"):
+    place = _figures_place()
+    for left in place.glob(f"{_FIGURES}*"):
         with suppress(OSError), (left / _OWNER).open("ab") as owner:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(left)
-    figures, lock = _new_folder()
+    figures, lock = _new_folder(place)
     try:
         yield str(figures)
     finally:
@@ -133,10 +140,15 @@ def _figures_folder() -> Iterator[str]:
         lock.close()
 
 
-def _new_folder() -> tuple[Path, IO[bytes]]:
+def _figures_place() -> Path:
+    """A file system in memory where there is one: whoever counts must not wait for a disk."""
+    return _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+
+
+def _new_folder(place: Path) -> tuple[Path, IO[bytes]]:
     """A folder and the lock on it; made anew where a gateway that starts at the same time took it for left behind."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=_FIGURES))
+        folder = Path(tempfile.mkdtemp(prefix=_FIGURES, dir=place))
         with suppress(FileNotFoundError):
             owner = (folder / _OWNER).open("ab")
             fcntl.flock(owner, fcntl.LOCK_EX)
@@ -162,7 +174,9 @@ def _server(settings: Settings, figures: str) -> Any:  # Granian is chosen at ru
         respawn_failed_workers=True,
         workers_kill_timeout=KILL_SECONDS,
     )
-    server.respawned_wrks = Restarts(Path(figures))
+    server.respawned_wrks = Restarts(
+        Path(figures), lambda index: cast("BaseProcess", server.wrks[index].inner)
+    )
     return server
 
 
@@ -206,7 +220,14 @@ def application() -> Gateway:
     if project is None:
         raise ConfigurationError(findings)
     figures = Path(settings.figures)
-    gateway = assemble(project, backends, upstream, Metrics(figures), max_body_bytes=settings.max_body_bytes)
+    gateway = assemble(
+        project,
+        backends,
+        upstream,
+        Metrics(figures),
+        max_body_bytes=settings.max_body_bytes,
+        began=settings.began,
+    )
     gateway.on_start(lambda: end_in_order(gateway.break_off))
     gateway.on_start(lambda: say_started(figures))
     return gateway
@@ -219,8 +240,11 @@ def assemble(
     metrics: Metrics,
     *,
     max_body_bytes: int = Settings.max_body_bytes,
+    began: float | None = None,
 ) -> Gateway:
     """A loaded project as an ASGI application, with its pages, life cycle and figures.
+
+    ``began`` is when the gateway started, on the monotonic clock; None: with this call.
 
     For tests, and for mounting a gateway in another application: that one's lifespan has to reach it.
     """
@@ -233,9 +257,9 @@ def assemble(
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
-        backends.start()
-        await project.start()
         await metrics.start()
+        backends.start(metrics.delivery_counts)
+        await project.start()
 
     async def stop() -> None:
         await BACKGROUND.drain(BACKGROUND_SECONDS)
@@ -248,7 +272,7 @@ def assemble(
     return Gateway(
         Pipeline(project.router, project.hooks, project.policies),
         observe=metrics.observe,
-        pages={METRICS_PATH: metrics.page, HEALTH_PATH: health(metrics)},
+        pages={METRICS_PATH: metrics.page, HEALTH_PATH: health(metrics, began=began)},
         max_body_bytes=max_body_bytes,
         start=start,
         stop=stop,

@@ -1,8 +1,8 @@
 """The figures of all workers of one gateway, in files of one folder.
 
-Each worker has a file with its latest figures and holds a lock as long as it lives. What a dead worker counted is added
-to ``retired.json``, so that the sum never goes back. A crash between writing that file and removing the dead worker's is
-harmless: the file says whose figures it contains.
+Each worker has a file with its latest figures, one with its `Ledger`, whose numbers go before, and holds a lock as long as
+it lives. What a dead worker counted is added to ``retired.json``, so that the sum never goes back. A crash between writing
+that file and removing the dead worker's is harmless: the file says whose figures it contains.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import IO
 
 import msgspec
 
+from metergate.gateway.metrics.ledger import Ledger, read_ledger
 from metergate.gateway.metrics.samples import Histogram, Sample, add_up, add_up_histograms
 
 _RETIRED = "retired.json"
@@ -42,6 +43,13 @@ def total(parts: list[Figures]) -> Figures:
     )
 
 
+def with_ledger(figures: Figures, samples: list[Sample], histograms: list[Histogram]) -> Figures:
+    """Figures with what a ledger has of them newer, and what it has beside them."""
+    newer = {(one.name, one.labels) for one in samples}
+    older = [one for one in figures.samples if (one.name, one.labels) not in newer]
+    return Figures(older + samples, figures.histograms + histograms)
+
+
 class FiguresFolder:
     """One worker's place in the folder, from `join` to `leave`."""
 
@@ -50,13 +58,18 @@ class FiguresFolder:
         self._name = ""
         self._lock: IO[bytes] | None = None
 
-    def join(self) -> None:
-        """Take a place. In the process that will write, so after any fork."""
+    def join(self, ledger: Ledger | None = None) -> None:
+        """Take a place, in which ``ledger`` is kept from now on. In the process that will write, so after any fork.
+
+        Raises OSError.
+        """
         self._directory.mkdir(parents=True, exist_ok=True)
         with self._alone():
             self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
             self._lock = self._file(self._name, "lock").open("ab")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if ledger is not None:
+                ledger.open(self._file(self._name, "numbers"), self._file(self._name, "places"))
 
     def leave(self) -> None:
         """Give the place up; what was published last is kept."""
@@ -77,7 +90,7 @@ class FiguresFolder:
             for file in sorted(self._directory.glob("*.lock")):
                 if file.name == _FOLDER_LOCK:
                     continue
-                figures = _read(self._file(file.stem, "json")) or Figures()
+                figures = self._figures(file.stem)
                 if file.stem == self._name or _is_held(file):
                     living.append(figures)
                 elif file.stem in retired.contains:
@@ -93,10 +106,23 @@ class FiguresFolder:
         contains = sorted({*retired.contains, *dead})
         _write(self._directory / _RETIRED, msgspec.structs.replace(together, contains=contains))
         for name in dead:
-            self._file(name, "json").unlink(missing_ok=True)
-            self._file(name, "lock").unlink(missing_ok=True)
+            for suffix in ("json", "numbers", "places", "lock"):  # the lock last: it is what is looked for
+                self._file(name, suffix).unlink(missing_ok=True)
         _write(self._directory / _RETIRED, together)
         return together
+
+    def _figures(self, name: str) -> Figures:
+        """The figures of one worker as of now, or as of its end."""
+        published = _read(self._file(name, "json")) or Figures()
+        try:
+            return with_ledger(
+                published, *read_ledger(self._file(name, "numbers"), self._file(name, "places"))
+            )
+        except FileNotFoundError:
+            return published
+        except (OSError, ValueError) as problem:
+            _log.error("the counters of a worker cannot be read: %s", problem, extra={"worker": name})
+            return published
 
     def _file(self, name: str, suffix: str) -> Path:
         return self._directory / f"{name}.{suffix}"
