@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import NamedTuple
 
 import msgspec
 import pytest
@@ -189,6 +190,35 @@ def test_workers_that_are_killed_again_and_again_are_replaced_and_the_gateway_se
         eventually(lambda gone=victim: gone not in server.workers() and server.workers())
         eventually(lambda: answers(server))
     assert server.running
+
+
+def test_a_worker_that_is_killed_takes_no_count_with_it_and_the_gateway_says_its_end_and_keeps_its_age(
+    project, running, api
+):
+    api.on("/counted", lambda e: e.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"))
+    server = running(project())
+    eventually(lambda: health(server)["uptimeSeconds"] >= 1)
+    before = recorded(server)
+    for _ in range(20):
+        assert get(server, "/counted")[0] == 200
+    victim = server.kill_worker(0)
+    eventually(lambda: victim not in server.workers() and answers(server))
+    assert recorded(server) == before + 20
+    assert health(server)["uptimeSeconds"] >= 1
+    lines = [json.loads(line) for line in server.output().splitlines()]
+    ended = [line for line in lines if line.get("worker") == victim]
+    assert [(line["level"], line["exit_code"]) for line in ended] == [("warning", -9)]
+    assert not any("Unexpected exit" in line["message"] for line in lines)
+
+
+def health(server):
+    return json.loads(get(server, "/__metergate/health")[1])
+
+
+def recorded(server):
+    page = get(server, "/__metergate/metrics")[1].decode()
+    lines = [line for line in page.splitlines() if line.startswith("metergate_events_recorded_total{")]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
 def answers(server):
@@ -384,8 +414,37 @@ def test_settings_survive_the_way_to_a_worker():
     assert msgspec.json.decode(msgspec.json.encode(settings), type=Settings) == settings
 
 
+class Ended(NamedTuple):
+    """A process that has ended, or lives with ``exitcode`` None."""
+
+    exitcode: int | None
+    pid: int = 4711
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "said"),
+    [
+        (-9, "a worker was ended by SIGKILL (out of memory?) and is replaced"),
+        (-11, "a worker was ended by SIGSEGV and is replaced"),
+        (-40, "a worker was ended by signal 40 and is replaced"),
+        (3, "a worker has ended with exit status 3 and is replaced"),
+    ],
+)
+def test_a_replaced_worker_is_said_with_how_it_ended(tmp_path, caplog, exit_code, said):
+    Restarts(tmp_path, lambda index: Ended(exit_code))[0] = 1.0
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(said)
+    assert (record.worker, record.exit_code) == (4711, exit_code)
+
+
+def test_a_living_worker_that_is_replaced_on_request_is_no_warning(tmp_path, caplog):
+    Restarts(tmp_path, lambda index: Ended(None))[0] = 1.0
+    assert caplog.records == []
+
+
 def test_restarts_are_forgotten_once_a_worker_has_come_up(tmp_path, caplog):
-    restarts = Restarts(tmp_path)
+    restarts = Restarts(tmp_path, lambda index: Ended(-9))
     assert time.monotonic() - restarts.get(0, 0) < 1
     assert "no worker came up" in caplog.text
     say_started(tmp_path)
@@ -395,7 +454,7 @@ def test_restarts_are_forgotten_once_a_worker_has_come_up(tmp_path, caplog):
 
 def test_restarts_in_a_burst_are_paced(tmp_path):
     pauses = []
-    restarts = Restarts(tmp_path, sleep=pauses.append)
+    restarts = Restarts(tmp_path, lambda index: Ended(-9), sleep=pauses.append)
     for at in range(10):
         restarts[at % 2] = at / 10
     assert pauses == [1.0] * 5

@@ -19,6 +19,10 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
 
 _log = logging.getLogger("metergate.gateway")
 
@@ -99,16 +103,36 @@ def say_started(figures: Path) -> None:
     (figures / _STARTED).touch()
 
 
+def how_it_ended(exit_code: int) -> str:
+    """A process's end in words; ``exit_code`` is negative for a signal."""
+    if exit_code >= 0:
+        return f"has ended with exit status {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:  # a real-time signal
+        name = f"signal {-exit_code}"
+    why = " (out of memory?)" if exit_code == -signal.SIGKILL else ""
+    return f"was ended by {name}{why}"
+
+
 class Restarts(dict[int, float]):
     """Granian's record of when it replaced which worker, by which it ends the whole server when one dies twice in 5.5 s.
 
     A gateway goes on: the record stays empty, and after `_BURST` replacements within `_BURST_SECONDS` each waits for
     `_PAUSE_SECONDS`. Only where no worker has ever come up, the answer is "just now", and the gateway ends.
+    Each replacement is said with how the worker ended; ``worker`` gives the process that is to be replaced.
     """
 
-    def __init__(self, figures: Path, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        figures: Path,
+        worker: Callable[[int], BaseProcess],
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         super().__init__()
         self._figures = figures
+        self._worker = worker
         self._sleep = sleep
         self._recent: deque[float] = deque(maxlen=_BURST)
 
@@ -119,6 +143,13 @@ class Restarts(dict[int, float]):
         return time.monotonic()
 
     def __setitem__(self, index: int, at: float) -> None:
+        worker = self._worker(index)
+        if worker.exitcode is not None:  # otherwise it lives, and is replaced because somebody wants it to
+            _log.warning(
+                "a worker %s and is replaced; what it had recorded is sent by the others or its successor",
+                how_it_ended(worker.exitcode),
+                extra={"worker": worker.pid, "exit_code": worker.exitcode},
+            )
         if len(self._recent) == _BURST and at - self._recent[0] < _BURST_SECONDS:
             self._sleep(_PAUSE_SECONDS)
         self._recent.append(at)

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import msgspec
 from granian import Granian
@@ -49,6 +49,9 @@ from metergate.gateway.metrics import Metrics
 from metergate.gateway.pipeline import Pipeline
 from metergate.gateway.project import Project, load_project
 from metergate.gateway.upstream import Upstream
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
 
 _log = logging.getLogger("metergate.gateway")
 
@@ -177,6 +180,8 @@ def _server(settings: Settings, figures: str) -> Any:  # Granian is chosen at ru
     server.respawned_wrks = Restarts(
         Path(figures), lambda index: cast("BaseProcess", server.wrks[index].inner)
     )
+    # It does not know why a worker has ended; `Restarts` says it.
+    logging.getLogger("_granian").addFilter(lambda record: "Unexpected exit" not in record.getMessage())
     return server
 
 
