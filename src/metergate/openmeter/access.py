@@ -40,27 +40,26 @@ allow``.
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from typing import Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
-from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import PyreqwestError
-
-from metergate.errors import ConfigurationError, OpenMeterOutage
-from metergate.openmeter.problems import Lack, read_answer
+from metergate.openmeter.catalog import Catalog, read_catalog
+from metergate.openmeter.connection import Connection
+from metergate.openmeter.problems import Lack
 from metergate.openmeter.values import (
     AccessState,
     Customer,
     FeatureValue,
+    MeteredEntitlement,
     SubjectAccess,
     read_access,
     read_customers,
+    read_entitlement,
+    read_entitlement_of,
     read_feature_keys,
     read_subject,
     read_value,
@@ -126,19 +125,24 @@ class AccessClient:
                 forgotten first.
             clock, wall_clock: seconds since whenever, and since 1970.
         """
-        self._base = api_url.rstrip("/")
-        self._key = api_key
-        self._timeout = timedelta(seconds=timeout_seconds)
-        self._most_connections = most_connections
+        self._connection = Connection(
+            api_url,
+            api_key,
+            timeout_seconds=timeout_seconds,
+            most_connections=most_connections,
+            wall_clock=wall_clock,
+        )
+        self._get = self._connection.get
         self._remembered = remembered
         self._clock = clock
-        self._wall_clock = wall_clock
         self._places: OrderedDict[str, tuple[float, Place]] = OrderedDict()
-        self._client: Client | None = None
-        self._process = 0
 
     def __repr__(self) -> str:
-        return f"<AccessClient {self._base} places={len(self._places)}>"
+        return f"<AccessClient {self._connection.base} places={len(self._places)}>"
+
+    def count_requests(self, on_request: Callable[[], None]) -> None:
+        """Call this before each HTTP request from now on."""
+        self._connection.on_request = on_request
 
     async def access(self, subject: str) -> SubjectAccess:
         """All features of a subject.
@@ -168,11 +172,44 @@ class AccessClient:
         _, answer, _ = await self._read(subject, lambda place: self._value(place, feature))
         return answer
 
+    async def entitlement(self, subject: str, feature: str) -> MeteredEntitlement | None:
+        """The metered entitlement of a subject to a feature; None where there is none, or one of another type.
+
+        One request in the usual case, a customer that has it: ``GET
+        /api/v2/customers/{customer}/entitlements/{feature}``. Where that has none, it is found out whose the
+        subject is, as for ``access``, and where that has the feature and the endpoint still has none, as on
+        servers from before version 2, the list of the subject's entitlements tells.
+
+        Raises:
+            As ``access``.
+        """
+        if not subject or _UNHOLDABLE.search(subject + feature) or not is_plain(feature):
+            return None
+        place = await self._recall(subject) or await self._by_key(subject)
+        found = Lack.ABSENT if place is None else await self._entitlement(place, feature)
+        if not isinstance(found, Lack):
+            return found
+        tried, (place, values, _) = place, await self._read(subject, self._features)
+        if place is None or all(value.feature != feature for value in values or ()):
+            return None
+        if place != tried:
+            found = await self._entitlement(place, feature)
+        if isinstance(found, Lack) and place.kind == "customers":
+            as_subject = await self._by_subject(subject)
+            found = Lack.ABSENT if as_subject is None else await self._entitlement(as_subject, feature)
+        return None if isinstance(found, Lack) else found
+
+    async def catalog(self) -> Catalog:
+        """All features and meters.
+
+        Raises:
+            As ``access``; OpenMeterOutage also where there is no such list.
+        """
+        return await read_catalog(self._get)
+
     async def close(self) -> None:
         """Close the connections of this process. A later read opens new ones."""
-        client, self._client = self._client, None
-        if client is not None and self._process == os.getpid():
-            await client.close()
+        await self._connection.close()
 
     # --- where a subject is found
 
@@ -271,49 +308,12 @@ class AccessClient:
         body = await self._get(path, endpoint)
         return body if isinstance(body, Lack) else read_value(body, feature, endpoint)
 
-    # --- the wire
-
-    async def _get(self, path: str, endpoint: str) -> bytes | Lack:
-        try:
-            response = await self._connected().get(self._base + path).build().send()
-            body = bytes(await response.bytes())
-        except PyreqwestError as error:
-            # Without the error's own text: it holds the URL, and with it the subject.
-            raise OpenMeterOutage(
-                f"{endpoint}: no answer from {self._base} ({type(error).__name__})"
-            ) from error
-        return read_answer(
-            response.status,
-            response.get_header("content-type") or "",
-            response.get_header("retry-after"),
-            body,
-            endpoint=endpoint,
-            wall_time=self._wall_clock(),
-        )
-
-    def _connected(self) -> Client:
-        """This process's HTTP client. One that was opened before a fork belongs to the parent and is left
-        alone.
-        """
-        if self._client is None or self._process != os.getpid():
-            self._client, self._process = self._open(), os.getpid()
-        return self._client
-
-    def _open(self) -> Client:
-        headers = {"accept": "application/json"}
-        if self._key:
-            headers["authorization"] = f"Bearer {self._key}"
-        try:
-            builder = ClientBuilder().user_agent("metergate").default_headers(headers)
-        except ValueError:
-            raise ConfigurationError(
-                "apiKey holds characters that no HTTP header can carry (a line break?)"
-            ) from None
-        return (
-            builder.follow_redirects(False)
-            .timeout(self._timeout)
-            .connect_timeout(self._timeout)
-            .max_connections(self._most_connections)
-            .pool_timeout(self._timeout)
-            .build()
-        )
+    async def _entitlement(self, place: Place, feature: str) -> MeteredEntitlement | Lack | None:
+        if place.kind == "customers":
+            endpoint = "GET /api/v2/customers/{customer}/entitlements/{feature}"
+            path = f"/api/v2/customers/{place.ref}/entitlements/{quote(feature, safe='')}"
+            body = await self._get(path, endpoint)
+            return body if isinstance(body, Lack) else read_entitlement(body, endpoint)
+        endpoint = "GET /api/v1/subjects/{subject}/entitlements"
+        body = await self._get(f"/api/v1/subjects/{place.ref}/entitlements", endpoint)
+        return body if isinstance(body, Lack) else read_entitlement_of(body, feature, endpoint)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from typing import Any, Literal
+from datetime import datetime
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from metergate.errors import OpenMeterOutage
 
 AccessState = Literal["found", "absent", "deleted"]
+_Moment = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class FeatureValue(msgspec.Struct, frozen=True, gc=False):
@@ -49,6 +51,19 @@ class SubjectAccess(msgspec.Struct, frozen=True):
         return next((value for value in self.features if value.feature == key), None)
 
 
+class MeteredEntitlement(msgspec.Struct, frozen=True):
+    """What is fixed of a metered entitlement, beside its changing value.
+
+    ``is_soft_limit``: it grants beyond its balance. ``customer_id`` is whose it is, None where the server has
+    no customers. ``period_end``: when its current usage period ends, in seconds since 1970; None where the
+    server does not say.
+    """
+
+    is_soft_limit: bool
+    customer_id: str | None = None
+    period_end: float | None = None
+
+
 class Customer(msgspec.Struct, frozen=True):
     """A customer as far as it says whose subject is whose."""
 
@@ -76,12 +91,8 @@ def read_customers(body: bytes, endpoint: str) -> list[Customer]:
 
 def read_feature_keys(body: bytes, endpoint: str) -> tuple[str, ...]:
     """The feature keys in an answer of ``GET /api/v1/subjects/{subjectIdOrKey}/entitlements``, each once."""
-    entitlements = _decode(body, endpoint)
-    if not isinstance(entitlements, list):
-        raise _misshapen(endpoint, "is not a list")
-    if not all(isinstance(item, dict) for item in entitlements):
-        raise _misshapen(endpoint, "has an entitlement that is no object")
-    return tuple(dict.fromkeys(_member(item, "featureKey", str, endpoint) for item in entitlements))
+    keys = (_member(item, "featureKey", str, endpoint) for item in decode_list(body, endpoint))
+    return tuple(dict.fromkeys(keys))
 
 
 def read_subject(body: bytes, endpoint: str) -> tuple[str, str]:
@@ -90,10 +101,58 @@ def read_subject(body: bytes, endpoint: str) -> tuple[str, str]:
     return _member(subject, "id", str, endpoint), _member(subject, "key", str, endpoint)
 
 
+def read_entitlement(body: bytes, endpoint: str) -> MeteredEntitlement | None:
+    """One entitlement (``GET /api/v2/customers/{customer}/entitlements/{feature}``); None for one that is not
+    metered.
+    """
+    return _entitlement(_object(body, endpoint), endpoint)
+
+
+def read_entitlement_of(body: bytes, feature: str, endpoint: str) -> MeteredEntitlement | None:
+    """The active entitlement to a feature in an answer of ``GET /api/v1/subjects/{subject}/entitlements``."""
+    for item in decode_list(body, endpoint):
+        if item.get("featureKey") == feature and item.get("deletedAt") is None:
+            return _entitlement(item, endpoint)
+    return None
+
+
+def read_timestamp(document: dict[str, Any], name: str, endpoint: str) -> float | None:
+    """A member that is an RFC 3339 time, in seconds since 1970; None where it is missing."""
+    text = document.get(name)
+    if text is None:
+        return None
+    try:
+        return msgspec.convert(text, _Moment).timestamp()
+    except (msgspec.ValidationError, OverflowError, ValueError):
+        raise misshapen(endpoint, f"has a {name} that is no RFC 3339 time") from None
+
+
+def decode_list(body: bytes, endpoint: str) -> list[dict[str, Any]]:
+    """The objects of a list, bare or in ``items`` of a page. Raises OpenMeterOutage for anything else."""
+    document = decode_json(body, endpoint)
+    items = document.get("items") if isinstance(document, dict) else document
+    if not isinstance(items, list):
+        raise misshapen(endpoint, "is not a list")
+    if not all(isinstance(item, dict) for item in items):
+        raise misshapen(endpoint, "has an item that is no object")
+    return items
+
+
+def _entitlement(document: dict[str, Any], endpoint: str) -> MeteredEntitlement | None:
+    if _member(document, "type", str, endpoint) != "metered":
+        return None
+    customer, period = document.get("customerId"), document.get("currentUsagePeriod")
+    return MeteredEntitlement(
+        document.get("isSoftLimit") is True,
+        customer if isinstance(customer, str) else None,
+        read_timestamp(period, "to", endpoint) if isinstance(period, dict) else None,
+    )
+
+
 def _customers(items: list[Any], endpoint: str) -> Iterator[Customer]:
     for item in items:
         if not isinstance(item, dict):
-            raise _misshapen(endpoint, "has a customer that is no object")
+            raise misshapen(endpoint, "has a customer that is no object")
         if item.get("deletedAt") is not None:
             continue
         attribution = item.get("usageAttribution") or {}
@@ -103,7 +162,7 @@ def _customers(items: list[Any], endpoint: str) -> Iterator[Customer]:
 
 def _value(feature: str, value: Any, endpoint: str) -> FeatureValue:
     if not isinstance(value, dict):
-        raise _misshapen(endpoint, "has a value that is no object")
+        raise misshapen(endpoint, "has a value that is no object")
     return FeatureValue(
         sys.intern(feature),
         _member(value, "hasAccess", bool, endpoint),
@@ -126,31 +185,33 @@ def _number(value: dict[str, Any], name: str, endpoint: str) -> float | None:
     except (ValueError, OverflowError):
         size = math.nan
     if not math.isfinite(size):
-        raise _misshapen(endpoint, f"has a {name} that is no number")
+        raise misshapen(endpoint, f"has a {name} that is no number")
     # The integer zero is shared; 0.0 would be a new object for every feature of every subject.
     return size or 0
 
 
 def _object(body: bytes, endpoint: str) -> dict[str, Any]:
-    document = _decode(body, endpoint)
+    document = decode_json(body, endpoint)
     if not isinstance(document, dict):
-        raise _misshapen(endpoint, "is not an object")
+        raise misshapen(endpoint, "is not an object")
     return document
 
 
-def _decode(body: bytes, endpoint: str) -> Any:
+def decode_json(body: bytes, endpoint: str) -> Any:
+    """The document that a body holds. Raises OpenMeterOutage where it holds none."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise _misshapen(endpoint, "is not JSON") from None
+        raise misshapen(endpoint, "is not JSON") from None
 
 
 def _member(document: dict[str, Any], name: str, kind: type, endpoint: str) -> Any:
     member = document.get(name)
     if not isinstance(member, kind):
-        raise _misshapen(endpoint, f"has no {name} of type {kind.__name__}")
+        raise misshapen(endpoint, f"has no {name} of type {kind.__name__}")
     return member
 
 
-def _misshapen(endpoint: str, what: str) -> OpenMeterOutage:
+def misshapen(endpoint: str, what: str) -> OpenMeterOutage:
+    """The error for an answer that is not the documented shape; ``what`` goes on after "the body"."""
     return OpenMeterOutage(f"{endpoint} answered 200, but the body {what}: check that apiUrl is OpenMeter's")
