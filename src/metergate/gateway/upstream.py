@@ -23,15 +23,16 @@ from datetime import timedelta
 from typing import Any, cast
 
 from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import DecodeError, PyreqwestError, RequestTimeoutError
+from pyreqwest.exceptions import PyreqwestError
 from pyreqwest.response import ResponseBodyReader
 
 from metergate.gateway import problems
 from metergate.gateway.clientbody import ClientGone
 from metergate.gateway.context import Context
 from metergate.gateway.download import Download, Downloads, UpstreamBroke
-from metergate.gateway.failures import causes, ended_without_a_word, is_connecting, reason, unreadable
+from metergate.gateway.failures import ended_without_a_word, unreadable
 from metergate.gateway.http import NO_BODY_STATUSES, HeaderItems, Request, Response, StreamedBody
+from metergate.gateway.outages import Outages
 from metergate.gateway.patience import Patience, Wait, was_cancelled
 from metergate.gateway.upload import Upload
 
@@ -88,6 +89,7 @@ class Upstream:
         self.connect_timeout = connect_timeout
         self._patience = Patience(timeout)
         self._downloads = Downloads(timeout)
+        self._outages = Outages()
         self._clients: dict[tuple[bool, bool], Client] = {}
 
     async def start(self) -> None:
@@ -97,6 +99,7 @@ class Upstream:
         """Close every connection."""
         self._patience.stop()
         self._downloads.stop()
+        self._outages.stop()
         clients = list(self._clients.values())
         self._clients.clear()
         for client in clients:
@@ -158,13 +161,13 @@ class Upstream:
                 sent = builder.headers(headers).streamed_read_buffer_limit(ahead).build_streamed()
                 answer = await sent.__aenter__()
             except ValueError as failure:
-                return _not_sent(failure, request, context)
+                return self._outages.not_sent(failure, url, request, context)
             except PyreqwestError as failure:
                 if not repeatable or not ended_without_a_word(failure):
-                    return _no_answer(failure, request, context)
+                    return self._outages.no_answer(failure, url, request, context)
                 repeatable = False
             else:
-                return await self._receive(sent, answer, request, context, prompt=ahead > 0)
+                return await self._receive(sent, answer, request, context, url, prompt=ahead > 0)
 
     async def _stream_up(
         self,
@@ -183,18 +186,18 @@ class Upstream:
             sent = builder.streamed_read_buffer_limit(1).build_streamed()
             answer = await sent.__aenter__()
         except ValueError as failure:
-            return _not_sent(failure, request, context)
+            return self._outages.not_sent(failure, url, request, context)
         except PyreqwestError as failure:
             if upload.failure is not None:
                 raise upload.failure from failure
-            return _no_answer(failure, request, context)
+            return self._outages.no_answer(failure, url, request, context)
         except asyncio.CancelledError:
             if not wait.expired():
                 raise
-            return _too_late(request, context, self.timeout)
+            return self._outages.too_late(self.timeout, url, request, context)
         finally:
             wait.end()
-        return await self._receive(sent, answer, request, context, wait=wait, upload=upload)
+        return await self._receive(sent, answer, request, context, url, wait=wait, upload=upload)
 
     async def _receive(
         self,
@@ -202,6 +205,7 @@ class Upstream:
         answer: Any,
         request: Request,
         context: Context,
+        url: str,
         *,
         prompt: bool = True,
         wait: Wait | None = None,
@@ -232,7 +236,7 @@ class Upstream:
                     return Response.trusted(status, headers, first)
         except PyreqwestError as failure:
             await sent.__aexit__(None, None, None)
-            return _no_answer(failure, request, context)
+            return self._outages.no_answer(failure, url, request, context)
         except BaseException:
             await sent.__aexit__(None, None, None)
             raise
@@ -309,34 +313,3 @@ def _readable(source: Any) -> HeaderItems:
         except ValueError:
             _log.warning("the upstream's header %s is not ASCII and is left out", name)
     return items
-
-
-def _no_answer(failure: PyreqwestError, request: Request, context: Context) -> Response:
-    """502 without a connection or an answer, 504 without one in time. The cause is for the log: it may name inner hosts."""
-    context.log.error(
-        "no answer from upstream: %s",
-        reason(failure),
-        extra={"causes": causes(failure), "reason": type(failure).__name__},
-    )
-    if is_connecting(failure):
-        detail = "There is no connection to the upstream."
-    elif isinstance(failure, RequestTimeoutError):
-        return problems.gateway_timeout(request, context, {"detail": "The upstream did not answer in time."})
-    elif isinstance(failure, DecodeError):
-        detail = "The upstream's answer is not one that HTTP allows."
-    else:
-        detail = "The upstream broke off before it answered."
-    return problems.bad_gateway(request, context, {"detail": detail})
-
-
-def _not_sent(failure: ValueError, request: Request, context: Context) -> Response:
-    """An address that is no URL, or a header that cannot be sent: the HTTP client says so before it connects."""
-    why = reason(failure) if isinstance(failure, PyreqwestError) else failure
-    context.log.error("the request cannot be sent on: %s", why)
-    detail = "The upstream's address, or a header for it, is malformed."
-    return problems.bad_gateway(request, context, {"detail": detail})
-
-
-def _too_late(request: Request, context: Context, seconds: float) -> Response:
-    context.log.error("no answer from upstream: nothing came for %g s", seconds, extra={"reason": "Timeout"})
-    return problems.gateway_timeout(request, context, {"detail": "The upstream did not answer in time."})
