@@ -6,7 +6,9 @@ import logging
 from collections.abc import Awaitable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from metergate.engine.backends import Backends
 from metergate.engine.denials import NO_SUBJECT, NO_USER, Denial, DenialLog, denial_of
@@ -28,7 +30,7 @@ class UserLike(Protocol):
     def data(self) -> Mapping[str, Any]: ...
 
 
-class Admission(NamedTuple):
+class Admission(msgspec.Struct, frozen=True, gc=False):
     """The answer to one user at one policy: let in where ``denial`` is None. ``subject`` is who pays, if anybody."""
 
     subject: str | None
@@ -40,6 +42,7 @@ class Engine:
 
     __slots__ = (
         "_check",
+        "_decisions",
         "_denials",
         "_encoder",
         "_entitlements",
@@ -58,6 +61,7 @@ class Engine:
         self.backends = backends
         self.delivery = backends.delivery(policy)
         self._entitlements = backends.entitlements(policy)
+        self._decisions = backends.decisions
         self._encoder = EventEncoder(policy)
         self._read_subject = policy.subject_path.read
         self._required = policy.required_entitlements
@@ -81,7 +85,7 @@ class Engine:
         if decision is None:
             return self._ask(subject, route)
         if decision.reason == "granted":
-            self.backends.decisions["granted"] += 1
+            self._decisions["granted"] += 1
             return Admission(subject)
         return self._answer(subject, decision, route)
 
@@ -92,14 +96,14 @@ class Engine:
 
     def _refuse_nobody(self, user: UserLike | None, route: str) -> Admission:
         denial = NO_USER if user is None else NO_SUBJECT
-        self.backends.decisions[denial.reason] += 1
+        self._decisions[denial.reason] += 1
         self._denials.say(None, denial, route)
         if self._check.mode == "shadow":
             return Admission(None)
         return Admission(None, denial)
 
     def _answer(self, subject: str, decision: Decision, route: str) -> Admission:
-        self.backends.decisions[decision.reason] += 1
+        self._decisions[decision.reason] += 1
         if decision.allowed and not decision.shadowed:
             return Admission(subject)
         denial = denial_of(decision)

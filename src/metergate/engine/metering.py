@@ -6,7 +6,9 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from metergate.policy.events import EventEncoder
 from metergate.policy.meters import runtime_meters
@@ -22,7 +24,7 @@ _Durable = tuple["Future[None]", ...]
 _NOTHING: _Durable = ()
 
 
-class Recording(NamedTuple):
+class Recording(msgspec.Struct, frozen=True, gc=False):
     """What an engine needs to make the events of one request. ``encoder`` replaces the engine's own where set."""
 
     request_id: str

@@ -63,9 +63,13 @@ NOTHING = Recording(b"", 0, (), ())
 
 
 class _Pieces(msgspec.Struct, frozen=True):
-    """What is constant of a configured meter's event: between go request id, number, time and subject."""
+    """What is constant of a configured meter's event: between go request id, number, time and subject.
+
+    ``first`` is what stands between request id and time where no number does.
+    """
 
     name: bytes
+    first: bytes
     source: bytes
     end: bytes
 
@@ -73,13 +77,15 @@ class _Pieces(msgspec.Struct, frozen=True):
 class EventEncoder:
     """Makes the events of one policy. Nothing of a request is kept in it; threads may share it."""
 
-    __slots__ = ("_configured", "_pieces", "_source")
+    __slots__ = ("_configured", "_only", "_pieces", "_source")
 
     def __init__(self, policy: Policy) -> None:
         """Raises UsageError where a meter of a policy made by hand has data that is not JSON."""
         self._source = _encode(policy.event_source)
         self._configured = policy.meters
         self._pieces = {id(meter): self._prepare(meter) for meter in policy.meters}
+        alone = len(policy.meters) == 1 and not policy.meters[0].subject
+        self._only = policy.meters[0] if alone else None
 
     def record(
         self,
@@ -96,6 +102,8 @@ class EventEncoder:
         ``-3`` of further ones. Never raises: an event that cannot be made is in ``dropped``, for its caller
         to log and count.
         """
+        if self._only is not None and not runtime and not sequence and (who := _subject_json(subject)):
+            return self._usual(self._only, request_id, subject or "", who, time_ms, sequence)
         meters = merge(self._configured, runtime)
         if not meters:
             return NOTHING
@@ -119,6 +127,25 @@ class EventEncoder:
                 continue
             events.append(RecordedEvent(meter.type, own or subject or "", meter.data))
         return Recording(b"".join(lines), len(lines), tuple(dropped), tuple(events))
+
+    def _usual(
+        self, meter: Meter, request_id: str, subject: str, who: bytes, time_ms: int, sequence: dict[str, int]
+    ) -> Recording:
+        """One configured meter, and nothing of the request's own: on the way of nearly every request."""
+        sequence[meter.type] = 1
+        pieces = self._pieces[id(meter)]
+        lines = b"".join(
+            (
+                _START,
+                _encode(request_id)[1:-1],
+                pieces.first,
+                format_instant(time_ms),
+                pieces.source,
+                who,
+                pieces.end,
+            )
+        )
+        return Recording(lines, 1, (), (RecordedEvent(meter.type, subject, meter.data),))
 
     def _line(self, meter: Meter, start: bytes, number: bytes, time: bytes, who: bytes) -> bytes:
         """One event. Raises ValueError where JSON cannot hold a run-time meter's data."""
@@ -150,7 +177,8 @@ class EventEncoder:
             data = b"" if meter.data is None else _DATA + encoded(copied(meter.data))
         except ValueError as reason:
             raise UsageError(f'The meter "{meter.type}": {reason}.') from None
-        return _Pieces(name[1:-1], _SOURCE + source + _SUBJECT, _TYPE + name + data + b"}\n")
+        first = b"-" + name[1:-1] + _TIME
+        return _Pieces(name[1:-1], first, _SOURCE + source + _SUBJECT, _TYPE + name + data + b"}\n")
 
 
 def _subject_json(subject: str | None) -> bytes | None:
