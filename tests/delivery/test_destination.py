@@ -168,7 +168,9 @@ def left_behind(deliver, event, key, **options):
     return delivery
 
 
-def test_what_a_rotated_key_left_is_sent_with_the_new_one(deliver, event, openmeter, ids, clock):
+def test_what_a_rotated_key_left_is_sent_with_the_new_one_and_said_without_alarm(
+    deliver, event, openmeter, ids, clock, caplog
+):
     left_behind(deliver, event, "old")
     new = deliver(api_key="new", clock=clock, inherit_after=60)
     new.start()
@@ -178,6 +180,10 @@ def test_what_a_rotated_key_left_is_sent_with_the_new_one(deliver, event, openme
     clock.ahead += 61
     openmeter.wait_for_events(2)
     assert openmeter.requests[-1].headers["authorization"] == "Bearer new"
+    (said,) = [record for record in caplog.records if "has changed" in record.getMessage()]
+    assert said.levelname == "WARNING"
+    assert f"The API key for {openmeter.url} has changed." in said.getMessage()
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
     assert new.statistics().stranded_folders == 0
 
 

@@ -88,7 +88,7 @@ class Adoption:
         self._clock = clock
         self._inherit_at = None if inherit_after is None else clock() + inherit_after
         self._look_at = clock()
-        self._complain_at: dict[str, float] = {}
+        self._say_at: dict[str, float] = {}
         self._inherited: list[Folder] = []
         self._mutex = threading.Lock()
 
@@ -205,8 +205,11 @@ class Adoption:
         )
         self._inherited = [siblings[name] for name in sorted(inherited)]
         for name in sorted(inherited):
-            self._complain(
-                name, f"Sending what was recorded under another key of {own.name} and left in {name}."
+            self._say(
+                logging.WARNING,
+                name,
+                f"The API key for {self._folder.destination.url} has changed. Events recorded under the former key wait in "
+                f"{self._root / name}; they are sent now, with the new key.",
             )
         for name in sorted(self.stranded):
             self._complain(
@@ -221,9 +224,12 @@ class Adoption:
             return sum(entry.stat().st_size for entry in entries)
 
     def _complain(self, what: str, message: str) -> None:
-        if self._clock() >= self._complain_at.get(what, float("-inf")):
-            self._complain_at[what] = self._clock() + _COMPLAINT_SECONDS
-            log.error(message)
+        self._say(logging.ERROR, what, message)
+
+    def _say(self, level: int, what: str, message: str) -> None:
+        if self._clock() >= self._say_at.get(what, float("-inf")):
+            self._say_at[what] = self._clock() + _COMPLAINT_SECONDS
+            log.log(level, message)
 
 
 def _bytes_by_writer(folder: Path) -> dict[str, int]:
