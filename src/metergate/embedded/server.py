@@ -15,19 +15,10 @@ from pathlib import Path
 from granian.constants import Interfaces
 from granian.server.embed import Server
 
-from metergate.embedded.api import (
-    access,
-    customers,
-    entitlements,
-    event_pages,
-    events,
-    features,
-    meters,
-    query,
-    subjects,
-)
+from metergate.embedded.api import meters
 from metergate.embedded.api.app import Application
 from metergate.embedded.api.meters import new_meter
+from metergate.embedded.api.modules import MODULES
 from metergate.embedded.config import Configuration, read_configuration
 from metergate.embedded.domain.moments import Clock, system_clock
 from metergate.embedded.seed import seed
@@ -51,7 +42,6 @@ STOP_SECONDS = 4.0
 ABORT_SECONDS = 0.3
 """How long their connections may take to close when they took longer."""
 
-MODULES = (events, event_pages, meters, query, features, customers, subjects, entitlements, access)
 TABLES = (event_tables, meter_tables, catalog_tables)
 
 

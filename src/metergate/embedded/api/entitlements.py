@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from metergate.embedded.api.grants import recurrence_view
 from metergate.embedded.api.listing import listing, ordered, present, read_page, segment
 from metergate.embedded.api.problems import BadRequest, NotFound
 from metergate.embedded.api.requests import boolean, json_body, json_response
@@ -21,8 +23,8 @@ from metergate.embedded.domain.entitlements import (
     EntitlementInputV2,
 )
 from metergate.embedded.domain.issuance import number
-from metergate.embedded.domain.moments import Clock, format_rfc3339
-from metergate.embedded.domain.periods import Period, Recurrence
+from metergate.embedded.domain.moments import Clock, format_rfc3339, in_utc
+from metergate.embedded.domain.periods import Period
 from metergate.embedded.domain.usage_periods import usage_period_at
 from metergate.embedded.services import Services
 from metergate.embedded.store.catalog import Catalog
@@ -33,6 +35,21 @@ _ORDERS = {
     "createdAt": lambda entitlement: entitlement.created_at,
     "updatedAt": lambda entitlement: entitlement.updated_at,
 }
+
+
+class ResetInput(msgspec.Struct, frozen=True, rename="camel"):
+    """How to reset usage; ``preserve_overage`` None is as the entitlement has it."""
+
+    effective_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    retain_anchor: bool = False
+    preserve_overage: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.effective_at is not None:
+            msgspec.structs.force_setattr(self, "effective_at", in_utc(self.effective_at))
+
+
+_read_reset = msgspec.json.Decoder(ResetInput).decode
 _read_v1 = msgspec.json.Decoder(EntitlementInput).decode
 _read_v2 = msgspec.json.Decoder(EntitlementInputV2).decode
 
@@ -70,7 +87,18 @@ def _subject_routes(services: Services) -> list[Route]:
         await store.delete(owned(request).id, clock())
         return Response(status_code=204)
 
+    async def override(request: Request) -> Response:
+        given = await json_body(request, _read_v1)
+        customer = catalog.customers.of_subject(segment(request, "subject"))
+        old = store.find_of(customer.id, segment(request, "entitlement"), clock())
+        return json_response(show(await store.override(old, given, clock())), 201)
+
+    async def reset(request: Request) -> Response:
+        return await _reset(services, owned(request), await json_body(request, _read_reset))
+
     return [
+        Route(f"{_SUBJECT}/{{entitlement}}/override", override, methods=["PUT"]),
+        Route(f"{_SUBJECT}/{{entitlement}}/reset", reset, methods=["POST"]),
         Route(_SUBJECT, create, methods=["POST"]),
         Route(_SUBJECT, list_them, methods=["GET"]),
         Route(f"{_SUBJECT}/{{entitlement}}", get, methods=["GET"]),
@@ -103,7 +131,16 @@ def _customer_routes(services: Services) -> list[Route]:
         await store.delete(owned(request).id, clock())
         return Response(status_code=204)
 
+    async def override(request: Request) -> Response:
+        given = await json_body(request, _read_v2)
+        return json_response(show(await store.override(owned(request), given, clock())), 201)
+
+    async def reset(request: Request) -> Response:
+        return await _reset(services, owned(request), await json_body(request, _read_reset))
+
     return [
+        Route(f"{_CUSTOMER}/{{entitlement}}/override", override, methods=["PUT"]),
+        Route(f"{_CUSTOMER}/{{entitlement}}/reset", reset, methods=["POST"]),
         Route(_CUSTOMER, create, methods=["POST"]),
         Route(_CUSTOMER, list_them, methods=["GET"]),
         Route(f"{_CUSTOMER}/{{entitlement}}", get, methods=["GET"]),
@@ -133,6 +170,18 @@ def _all_routes(services: Services) -> list[Route]:
         Route("/api/v1/entitlements/{entitlement}", get_v1, methods=["GET"]),
         Route("/api/v2/entitlements/{entitlement}", get_v2, methods=["GET"]),
     ]
+
+
+async def _reset(services: Services, entitlement: Entitlement, given: ResetInput) -> Response:
+    now = services.clock()
+    await services.catalog.entitlements.reset(
+        entitlement.id,
+        given.effective_at or now,
+        now,
+        retain_anchor=given.retain_anchor,
+        preserve=given.preserve_overage,
+    )
+    return Response(status_code=204)
 
 
 def _of(catalog: Catalog, customer: Customer, request: Request, clock: Clock) -> list[Entitlement]:
@@ -213,7 +262,7 @@ def _view(entitlement: Entitlement, clock: Clock) -> dict[str, Any]:
         activeTo=entitlement.active_to and format_rfc3339(entitlement.active_to),
         metadata=entitlement.metadata,
         config=entitlement.config,
-        usagePeriod=entitlement.usage_period and _recurrence_view(entitlement.usage_period),
+        usagePeriod=entitlement.usage_period and recurrence_view(entitlement.usage_period),
         currentUsagePeriod=period and _period_view(period),
         **_metered_view(entitlement, period),
     )
@@ -230,14 +279,6 @@ def _metered_view(entitlement: Entitlement, period: Period | None) -> dict[str, 
         "preserveOverageAtReset": metering.preserve_overage_at_reset,
         "measureUsageFrom": format_rfc3339(metering.measure_usage_from),
         "lastReset": format_rfc3339(period.start),
-    }
-
-
-def _recurrence_view(recurrence: Recurrence) -> dict[str, Any]:
-    return {
-        "interval": recurrence.interval.name,
-        "anchor": format_rfc3339(recurrence.anchor),
-        "intervalISO": recurrence.interval.iso,
     }
 
 

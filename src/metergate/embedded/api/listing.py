@@ -46,6 +46,18 @@ def listing(request: Request, items: Sequence[T], view: Callable[[T], Any]) -> A
     return [view(item) for item in items[start:end]]
 
 
+def page_or_slice(request: Request, items: Sequence[T], view: Callable[[T], Any]) -> Any:
+    """A page always; cut by ``limit`` and ``offset`` where they are given and no page is.
+
+    The page of such an older request has the number and the size 0, as in OpenMeter.
+    """
+    asked = request.query_params.keys()
+    if asked & {"page", "pageSize"} or not asked & {"limit", "offset"}:
+        return read_page(request).of(items, view)
+    shown = listing(request, items, view)
+    return {"totalCount": len(items), "page": 0, "pageSize": 0, "items": shown}
+
+
 def ordered(
     request: Request, items: Sequence[T], keys: Mapping[str, Callable[[T], Any]], default: str
 ) -> list[T]:

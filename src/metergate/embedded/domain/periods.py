@@ -87,6 +87,11 @@ class Recurrence:
         number = self.number_at(time)
         return Period(self.boundary(number), self.boundary(number + 1))
 
+    def next_at(self, time: datetime) -> datetime:
+        """The first boundary at or after ``time``."""
+        number = self.number_at(time)
+        return time if self.boundary(number) == time else self.boundary(number + 1)
+
     def boundaries(self, after: datetime, until: datetime) -> Iterator[datetime]:
         """All boundaries later than ``after`` and not later than ``until``, in order."""
         number = self.number_at(after) + 1

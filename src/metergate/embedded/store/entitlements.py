@@ -62,8 +62,15 @@ class EntitlementStore:
 
     def find(self, identifier: str) -> Entitlement:
         """The entitlement with this id. Raises NotFound, for a deleted one too."""
+        found = self.ever(identifier)
+        if found.deleted_at is not None:
+            raise NotFound(f"entitlement not found: {identifier}")
+        return found
+
+    def ever(self, identifier: str) -> Entitlement:
+        """The same, a deleted one too."""
         found = self._entitlements.items.get(identifier)
-        if found is None or found.deleted_at is not None:
+        if found is None:
             raise NotFound(f"entitlement not found: {identifier}")
         return found
 

@@ -52,7 +52,7 @@ class Histories:
             if usage is None:
                 usages, used = [ZERO] * len(question.phases), {}
             else:
-                usages, used = usage.of(question.phases), usage.by_window(question.start, end, size, zone)
+                usages, used = usage.of(question.phases), usage.by_window(start, end, size, zone)
             history = question.answer(usages)
             pairs = zip(question.windows, history.balances, strict=True)
             shown = [Window(window, used.get(window.start, ZERO), balance) for window, balance in pairs]
