@@ -3,6 +3,8 @@ from __future__ import annotations
 import email.utils
 import os
 import socket
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -169,6 +171,38 @@ def test_a_child_of_a_process_that_has_sent_can_send(openmeter):
     assert parent.send(BODY).status == 204
     parent.close()
     assert len(openmeter.requests) == 3
+
+
+FORK_AMID_THE_FIRST_CLIENT = """
+import os, signal, sys, threading
+from metergate.openmeter import ingest
+
+begun = threading.Event()
+
+class NeverDone:
+    def __init__(self, url, headers):
+        begun.set()
+        threading.Event().wait()
+
+ingest._Pyreqwest = NeverDone
+threading.Thread(target=ingest.IngestClient, args=(sys.argv[1], "k"), daemon=True).start()
+begun.wait()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(10)  # it waits for ever, where this test fails
+    status = 0
+    try:
+        status = ingest.IngestClient(sys.argv[1], "k", timeout=10).send(b'[]').status
+    finally:
+        os._exit(0 if status == 204 else 1)
+os._exit(os.waitpid(pid, 0)[1] != 0)
+"""
+
+
+def test_a_child_of_a_process_that_was_just_opening_its_first_client_can_send(openmeter):
+    # In the child pyreqwest would wait for a thread that only the parent has; the class above stands for that moment.
+    command = [sys.executable, "-W", "ignore", "-c", FORK_AMID_THE_FIRST_CLIENT, openmeter.url]
+    assert subprocess.run(command, timeout=30, check=False).returncode == 0
 
 
 @settings(max_examples=50)

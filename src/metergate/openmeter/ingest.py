@@ -6,6 +6,7 @@ a broken connection too, into one plain ``IngestAnswer``.
 
 from __future__ import annotations
 
+import os
 import time
 import urllib.error
 import urllib.request
@@ -50,7 +51,7 @@ class IngestAnswer:
 class IngestClient:
     """POSTs batches to one OpenMeter. Made and used in one thread; keeps its connection open between batches.
 
-    pyreqwest cannot be used in a process that was forked after some client of it was made (Tokio's threads do not
+    pyreqwest cannot be used in a process that was forked after some client of it was begun (Tokio's threads do not
     survive a fork). There, batches go by the standard library instead: slower, a new connection each, and no less sure.
 
     Args:
@@ -122,10 +123,19 @@ class _Transport(Protocol):
     def close(self) -> None: ...
 
 
+_first_process = 0
+
+
 def _open_transport(url: str, headers: Mapping[str, str]) -> _Transport:
+    global _first_process
+    # Noted before pyreqwest is called: in a child of a fork amid its first call, it would wait for ever for that
+    # call to end, in a thread that only the parent has.
+    _first_process = _first_process or os.getpid()
+    if _first_process != os.getpid():
+        return _StandardLibrary(url, headers)
     try:
         return _Pyreqwest(url, headers)
-    except RuntimeError:  # how pyreqwest says that the process was forked after a client of it had been made
+    except RuntimeError:  # how pyreqwest says that the fork came after somebody else's client had been made
         return _StandardLibrary(url, headers)
 
 
