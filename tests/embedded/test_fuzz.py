@@ -16,6 +16,14 @@ EVENT = {"id": "1", "source": "s", "specversion": "1.0", "type": "request", "sub
 METER = {"slug": "m", "aggregation": "SUM", "eventType": "request", "valueProperty": "$.n"}
 FEATURE = {"key": "f", "name": "F", "meterSlug": "calls"}
 CUSTOMER = {"name": "C", "key": "c", "usageAttribution": {"subjectKeys": ["c1"]}}
+GRANT = {
+    "amount": 5,
+    "effectiveAt": "2026-03-15T12:00:00Z",
+    "expiration": {"duration": "DAY", "count": 2},
+}
+GRANT_FIELDS = (
+    "amount priority effectiveAt expiration minRolloverAmount maxRolloverAmount recurrence metadata"
+)
 METERED = {"type": "metered", "featureKey": "tokens", "usagePeriod": {"interval": "DAY"}}
 
 NAMES = st.sampled_from(["acme", "tokens", "calls", "unique", "latest", "plain", "model", "s1", "n"])
@@ -104,6 +112,9 @@ FILTERS = st.recursive(
 )
 DATA = st.dictionaries(st.sampled_from(["n", "model"]), LEAVES, max_size=2)
 RECURRENCES = st.fixed_dictionaries({"interval": INTERVALS}, optional={"anchor": TIMES})
+EXPIRATIONS = st.fixed_dictionaries(
+    {"duration": st.sampled_from(["HOUR", "MONTH", "YEAR", "x"]), "count": NUMBERS}
+)
 GRANTS = st.fixed_dictionaries(
     {"amount": NUMBERS, "effectiveAt": TIMES},
     optional={
@@ -111,9 +122,7 @@ GRANTS = st.fixed_dictionaries(
         "minRolloverAmount": NUMBERS,
         "maxRolloverAmount": NUMBERS,
         "recurrence": RECURRENCES,
-        "expiration": st.fixed_dictionaries(
-            {"duration": st.sampled_from(["HOUR", "MONTH", "YEAR", "x"]), "count": NUMBERS}
-        ),
+        "expiration": EXPIRATIONS,
     },
 )
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
@@ -159,6 +168,15 @@ FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "config": st.sampled_from(["{}", "{", "null", '"a"', "[" * 2000]),
     "issue": st.fixed_dictionaries({"amount": NUMBERS}, optional={"priority": NUMBERS}),
     "grants": st.lists(GRANTS, max_size=2),
+    "amount": NUMBERS,
+    "priority": NUMBERS,
+    "minRolloverAmount": NUMBERS,
+    "maxRolloverAmount": NUMBERS,
+    "recurrence": RECURRENCES,
+    "expiration": EXPIRATIONS,
+    "effectiveAt": TIMES,
+    "retainAnchor": st.booleans(),
+    "preserveOverage": st.booleans(),
     "limit": NUMBERS | st.sampled_from(["1_0", "٣", "1e1", "+5", " 5"]),
     "page": NUMBERS,
     "order": st.sampled_from(["ASC", "DESC", "up"]),
@@ -203,6 +221,12 @@ READS = [
     (SUBJECT, "includeDeleted"),
     (f"{SUBJECT}/{{}}", ""),
     (f"{SUBJECT}/{{}}/value", "time"),
+    (f"{SUBJECT}/{{}}/grants", f"includeDeleted {LISTED}"),
+    (f"{SUBJECT}/{{}}/history", "from to windowSize windowTimeZone"),
+    (f"{CUSTOMERS}/{{}}/grants", f"includeDeleted {LISTED}"),
+    (f"{CUSTOMERS}/{{}}/history", "from to windowSize windowTimeZone"),
+    ("/api/v1/grants", f"feature subject {LISTED}"),
+    ("/api/v2/grants", f"feature customer {LISTED}"),
     ("/api/v1/entitlements", ENTITLEMENTS),
     ("/api/v1/entitlements/{}", ""),
     (CUSTOMERS, LISTED),
@@ -233,6 +257,15 @@ WRITES = [
     ("POST", "/api/v1/subjects", {"key": "s1"}, "key displayName metadata"),
     ("POST", SUBJECT, METERED, f"type featureKey featureId usagePeriod {ENTITLEMENT}"),
     ("POST", CUSTOMERS, METERED, f"type featureKey featureId usagePeriod issue grants {ENTITLEMENT}"),
+    (
+        "PUT",
+        f"{CUSTOMERS}/tokens/override",
+        METERED,
+        f"type featureKey usagePeriod issue grants {ENTITLEMENT}",
+    ),
+    ("POST", f"{CUSTOMERS}/tokens/grants", GRANT, GRANT_FIELDS),
+    ("POST", f"{SUBJECT}/tokens/grants", GRANT, GRANT_FIELDS),
+    ("POST", f"{CUSTOMERS}/tokens/reset", {}, "effectiveAt retainAnchor preserveOverage"),
 ]
 DELETES = ["meters/{}", "features/{}", "customers/{}", "subjects/{}", "subjects/{}/entitlements/{}"]
 ACCEPTS = st.sampled_from(["text/csv", "*/*", "application/json", ";;", "text/csv;q=x", "\xe9"])
