@@ -77,6 +77,65 @@ async def test_an_expired_grant_serves_while_one_request_refreshes_it(checks, so
     assert checks.decide("acme", API, CHECK).reason == "exhausted"
 
 
+# --- what OpenMeter itself says has changed
+
+
+@in_a_loop
+@pytest.mark.parametrize(("before", "after"), [(GRANTS, DENIES), (DENIES, GRANTS)])
+async def test_an_expired_subject_is_asked_for_before_the_next_decision(checks, source, before, after):
+    source.answer = before
+    first = await checks.ask("acme", API, CHECK)
+    source.answer = after
+    checks.expire("acme")
+    assert checks.decide("acme", API, CHECK) is None
+    second = await checks.ask("acme", API, CHECK)
+    assert (first.allowed, second.allowed) == (before is GRANTS, after is GRANTS)
+    assert checks.decide("acme", API, CHECK).allowed is second.allowed
+    assert source.asked == ["acme", "acme"]
+
+
+@in_a_loop
+async def test_others_than_the_expired_subject_are_not_asked_for(checks, source):
+    for subject in ("acme", "other"):
+        await checks.ask(subject, API, CHECK)
+    checks.expire("acme")
+    checks.expire("nobody")
+    assert checks.decide("other", API, CHECK) is GRANTED
+    assert source.asked == ["acme", "other"]
+
+
+@in_a_loop
+async def test_an_answer_that_was_on_its_way_when_the_subject_expired_serves_nobody(checks, source):
+    source.held = True
+    waiting = asyncio.create_task(checks.ask("acme", API, CHECK))
+    await settle()
+    source.answer = DENIES
+    checks.expire("acme")
+    source.let_go()
+    assert (await waiting).reason == "exhausted"
+    assert checks.decide("acme", API, CHECK).reason == "exhausted"
+    assert source.asked == ["acme", "acme"]
+
+
+@in_a_loop
+async def test_while_openmeter_fails_the_expired_answer_is_the_last_one_and_serves(checks, source, clock):
+    await checks.ask("acme", API, DENY)
+    clock.advance(3)
+    checks.expire("acme")
+    source.answer = OpenMeterOutage("away")
+    decision = await checks.ask("acme", API, DENY)
+    assert (decision.allowed, decision.reason, decision.age) == (True, "stale", 3.0)
+
+
+@in_a_loop
+async def test_the_age_is_that_of_the_answer(checks, clock):
+    assert checks.age("acme") is None
+    await checks.ask("acme", API, CHECK)
+    clock.advance(1.5)
+    checks.expire("acme")
+    assert checks.age("acme") == 1.5
+
+
 @in_a_loop
 async def test_a_grant_of_long_ago_does_not_serve_without_asking(checks, clock):
     await checks.ask("acme", API, CHECK)

@@ -14,7 +14,7 @@ from metergate.entitlements.decision import (
 )
 from metergate.entitlements.snapshot import Snapshot
 from metergate.openmeter.values import FeatureValue, SubjectAccess
-from metergate.policy.model import EntitlementCheck
+from metergate.policy.model import EntitlementCheck, FeatureCheck
 
 CHECK = EntitlementCheck(exhausted_status=402)
 VALUES = (
@@ -71,6 +71,61 @@ def test_the_status_of_an_exhausted_feature_is_the_policys(status):
     assert decide(FOUND, ("empty",), EntitlementCheck(exhausted_status=status), now=0).status == status
 
 
+SPENT = Snapshot(0.0, SubjectAccess("found", tuple(FeatureValue(name, False, 0) for name in "abc")))
+
+
+def by_status(**statuses):
+    """Features with an ``exhaustedStatus`` each; that of all others is 429."""
+    features = tuple(FeatureCheck(name, exhausted_status=status) for name, status in statuses.items())
+    return EntitlementCheck(exhausted_status=429, features=features)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "features", "status"),
+    [
+        ({"a": 402}, ("a",), 402),
+        ({"a": 402}, ("b",), 429),
+        ({"a": 402}, ("b", "a"), 402),
+        ({"a": 402}, ("a", "b"), 402),
+        ({"a": 402, "c": 403}, ("a", "b", "c"), 403),
+        ({"a": 402, "c": 403}, ("c", "b", "a"), 403),
+        ({"c": 403}, ("b", "a"), 429),
+    ],
+)
+def test_of_several_exhausted_features_the_status_promises_no_more_than_is_so_for_all(
+    statuses, features, status
+):
+    decision = decide(SPENT, features, by_status(**statuses), now=0)
+    assert (decision.reason, decision.status) == ("exhausted", status)
+    assert [failure.feature for failure in decision.failures] == list(features)
+
+
+def test_a_status_of_a_feature_that_is_not_exhausted_counts_for_nothing():
+    values = (FeatureValue("a", True), FeatureValue("b", False, 0))
+    found = Snapshot(0.0, SubjectAccess("found", values))
+    assert decide(found, ("a", "b"), by_status(a=403), now=0).status == 429
+    assert decide(found, ("b", "missing"), by_status(missing=402), now=0).status == 403
+
+
+@pytest.mark.parametrize(
+    ("reasons", "reason", "status"),
+    [
+        (("error", "exhausted"), "exhausted", 402),
+        (("error", "no_access"), "no_access", 403),
+        (("exhausted", "not_found", "no_access"), "not_found", 403),
+        (("error", "error"), "error", 503),
+    ],
+)
+def test_what_is_known_goes_before_what_could_not_be_asked(reasons, reason, status):
+    failures = tuple(Failure(f"f{number}", each) for number, each in enumerate(reasons))
+    denied = deny(failures, CHECK, age=None, retry_after=7)
+    assert (denied.reason, denied.status, denied.retry_after) == (
+        reason,
+        status,
+        7 if status == 503 else None,
+    )
+
+
 def test_a_grant_by_the_last_answer_says_stale_and_how_old_it_is():
     assert decide(FOUND, ("boolean",), CHECK, now=160.0, stale=True) == Decision(True, "stale", age=60.0)
 
@@ -115,6 +170,27 @@ def test_without_an_answer_on_error_decides():
     assert [(failure.feature, failure.reason) for failure in denied.failures] == [
         ("a", "error"),
         ("b", "error"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("on_error", "settings", "features", "denied"),
+    [
+        ("allow", {"b": "deny"}, ("a", "b", "c"), ["b"]),
+        ("allow", {"b": "deny"}, ("a", "c"), []),
+        ("deny", {"b": "allow"}, ("a", "b", "c"), ["a", "c"]),
+        ("deny", {"b": "allow"}, ("b",), []),
+        ("allow", {"a": "deny", "c": "deny"}, ("c", "b", "a"), ["c", "a"]),
+    ],
+)
+def test_without_an_answer_one_feature_that_says_deny_is_enough(on_error, settings, features, denied):
+    strict = tuple(FeatureCheck(name, on_error=each) for name, each in settings.items())
+    check = EntitlementCheck(on_error=on_error, features=strict)
+    decision = decide_without_answer(features, check, retry_after=3)
+    assert (decision.allowed, decision.status) == (not denied, 503 if denied else 0)
+    assert decision.reason == ("error" if denied else "error_allowed")
+    assert [(failure.feature, failure.reason) for failure in decision.failures] == [
+        (name, "error") for name in denied
     ]
 
 

@@ -63,13 +63,15 @@ class AccessSource(Protocol):
 
 class _Flight:
     """One request for one subject. ``snapshot`` is None until it has landed well; ``overdue`` once somebody
-    has waited for it as long as they may, so that nobody else does.
+    has waited for it as long as they may, so that nobody else does; ``expired`` where what it brings was
+    changed after it began.
     """
 
-    __slots__ = ("began", "overdue", "snapshot", "task")
+    __slots__ = ("began", "expired", "overdue", "snapshot", "task")
 
     def __init__(self, began: float) -> None:
         self.began = began
+        self.expired = False
         self.overdue = False
         self.snapshot: Snapshot | None = None
         self.task: asyncio.Task[None]
@@ -119,7 +121,7 @@ class Entitlements:
         """
         snapshot = self._snapshot_of(subject)
         now = self._clock()
-        if snapshot is not None and now - snapshot.asked_at < check.ttl_seconds:
+        if snapshot is not None and now - snapshot.fresh_from < check.ttl_seconds:
             if features in snapshot.granted:
                 self._granted += 1
                 return GRANTED
@@ -142,6 +144,22 @@ class Entitlements:
                 return self._make_do(self._snapshot_of(subject), subject, features, check)
             snapshot = flight.snapshot
         return self._judge(snapshot, features, check, self._clock())
+
+    def age(self, subject: str) -> float | None:
+        """Seconds since OpenMeter was asked for what is known of a subject; None where nothing is."""
+        snapshot = self._snapshot_of(subject)
+        return None if snapshot is None else max(self._clock() - snapshot.asked_at, 0.0)
+
+    def expire(self, subject: str) -> None:
+        """OpenMeter has something new to say of a subject: the next decision asks it first.
+
+        What is known stays for as long as OpenMeter cannot be asked. An answer that is on its way is one of
+        before, and who waits for it waits for the next.
+        """
+        if (snapshot := self._snapshot_of(subject)) is not None:
+            snapshot.expire()
+        if (flight := self._flights.get(subject)) is not None:
+            flight.expired = True
 
     async def close(self) -> None:
         """Give up the requests in flight and close the source."""
@@ -178,7 +196,7 @@ class Entitlements:
     ) -> Decision | None:
         if self._is_unreachable(subject, now):
             return self._make_do(snapshot, subject, features, check)
-        if snapshot is None or now - snapshot.asked_at >= check.ttl_seconds * GRACE:
+        if snapshot is None or now - snapshot.fresh_from >= check.ttl_seconds * GRACE:
             return None
         if not grants(snapshot, features):
             return None
@@ -272,6 +290,8 @@ class Entitlements:
             self._backoff.fail(subject, self._clock(), OpenMeterOutage("a bug of ours"))
         else:
             flight.snapshot = Snapshot(flight.began, access)
+            if flight.expired:
+                flight.snapshot.expire()
             self._snapshots.put(subject, flight.snapshot)
             if self._backoff.succeed(subject, self._clock()):
                 self._complaints.recovered()
@@ -290,4 +310,4 @@ class Entitlements:
 
 def _is_fresh(snapshot: Snapshot, arrived: float, ttl: float) -> bool:
     """Whether an answer was asked for after ``arrived``, or is younger than ``ttl`` then."""
-    return snapshot.asked_at >= arrived or arrived - snapshot.asked_at < ttl
+    return snapshot.fresh_from >= arrived or arrived - snapshot.fresh_from < ttl

@@ -44,6 +44,9 @@ UNAVAILABLE = 503
 (``retry_after``).
 """
 
+_LEAST_PROMISING = (403, 402, 429)
+"""The statuses that ``exhaustedStatus`` may be, that with the smallest promise first; see `deny`."""
+
 NO_USAGE: Mapping[str, float] = {}
 
 
@@ -116,13 +119,15 @@ def grants(
 def decide_without_answer(
     features: tuple[str, ...], check: EntitlementCheck, *, retry_after: float
 ) -> Decision:
-    """Decide where OpenMeter cannot be asked and no answer of it is young enough: ``onError`` says.
+    """Decide where OpenMeter cannot be asked and no answer of it is young enough: ``onError`` of each feature
+    says. One that says ``deny`` is enough to deny; only such features are failures.
 
     ``retry_after``: seconds until OpenMeter is asked again.
     """
-    if check.on_error == "allow":
+    strict = [feature for feature in features if check.of(feature).on_error == "deny"]
+    if not strict:
         return Decision(allowed=True, reason="error_allowed")
-    failures = tuple(Failure(feature, "error", detail="OpenMeter cannot be asked") for feature in features)
+    failures = tuple(Failure(feature, "error", detail="OpenMeter cannot be asked") for feature in strict)
     return deny(failures, check, age=None, retry_after=max(math.ceil(retry_after), 1))
 
 
@@ -135,7 +140,16 @@ def deny(
 ) -> Decision:
     """The denial for these failures; in shadow mode the decision that lets the request go on and tells of it.
 
-    The reason of several is the one that the status goes by.
+    A status promises something: 503 that the same request may do better soon, 429 that waiting helps, 402 that
+    paying does, 403 nothing. The answer to several failures promises no more than is so for all of them. So:
+
+    1. One that no quota causes (``no_access``, ``not_found``): 403.
+    2. Else, if any is ``exhausted``: of the features' ``exhaustedStatus`` 403 before 402 before 429. It is
+       known, and asking again shortly would not change it.
+    3. Else all are ``error``: 503.
+
+    The reason is that of the failure that the status goes by, the first such in the policy's order. Who wants
+    to know it of each feature reads the failures.
     """
     reason, status = _verdict(failures, check)
     if check.mode == "shadow":
@@ -151,13 +165,17 @@ def deny(
 
 
 def _verdict(failures: tuple[Failure, ...], check: EntitlementCheck) -> tuple[FailureReason, int]:
-    """All exhausted: ``exhaustedStatus``. An upgrade would help none of the others: 403, or 503 where it is
-    us.
-    """
-    others = [failure.reason for failure in failures if failure.reason != "exhausted"]
-    if not others:
-        return "exhausted", check.exhausted_status
-    return others[0], UNAVAILABLE if others[0] == "error" else FORBIDDEN
+    """The reason and the status of several failures, by the rules of `deny`."""
+    reasons = [failure.reason for failure in failures]
+    for reason in reasons:
+        if reason in ("no_access", "not_found"):
+            return reason, FORBIDDEN
+    if "exhausted" not in reasons:
+        return "error", UNAVAILABLE
+    statuses = {
+        check.of(failure.feature).exhausted_status for failure in failures if failure.reason == "exhausted"
+    }
+    return "exhausted", next(status for status in _LEAST_PROMISING if status in statuses)
 
 
 def _failures(

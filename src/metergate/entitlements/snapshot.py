@@ -30,15 +30,16 @@ _T = TypeVar("_T")
 class Snapshot:
     """OpenMeter's answer for one subject.
 
-    ``asked_at`` is when it was asked, not when it answered: usage after it may be missing. ``granted``
-    holds the tuples of feature keys that this answer is known to grant, so that the usual decision is one
-    look. ``weight`` is how many values it holds that no other subject shares.
+    ``asked_at`` is when it was asked, not when it answered: usage after it may be missing. ``fresh_from`` is
+    the same, until something is known to have changed since (`expire`). ``granted`` holds the tuples of feature
+    keys that this answer is known to grant, so that the usual decision is one look. ``weight`` is how many
+    values it holds that no other subject shares.
     """
 
-    __slots__ = ("asked_at", "granted", "state", "values", "weight")
+    __slots__ = ("asked_at", "fresh_from", "granted", "state", "values", "weight")
 
     def __init__(self, asked_at: float, access: SubjectAccess) -> None:
-        self.asked_at = asked_at
+        self.asked_at = self.fresh_from = asked_at
         self.state = access.state
         self.values = access.features
         self.granted: _Grants = ()
@@ -46,6 +47,10 @@ class Snapshot:
 
     def __repr__(self) -> str:
         return f"<Snapshot {self.state} asked_at={self.asked_at} features={len(self.values)}>"
+
+    def expire(self) -> None:
+        """From now on it serves only while OpenMeter cannot be asked."""
+        self.fresh_from = float("-inf")
 
     @property
     def lack(self) -> str:

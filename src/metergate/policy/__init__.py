@@ -7,7 +7,7 @@ its events.
 
 from metergate.policy.events import Drop, EventEncoder, RecordedEvent, Recording
 from metergate.policy.meters import merge, runtime_meters
-from metergate.policy.model import DeliveryOptions, EntitlementCheck, Meter, Policy
+from metergate.policy.model import DeliveryOptions, EntitlementCheck, FeatureCheck, Meter, Policy
 from metergate.policy.options import Unset, read_options, strictly
 from metergate.policy.retired import is_retired, retired
 from metergate.policy.secret import Secret
@@ -20,6 +20,7 @@ __all__ = [
     "Drop",
     "EntitlementCheck",
     "EventEncoder",
+    "FeatureCheck",
     "Meter",
     "Policy",
     "PolicyDocument",

@@ -33,8 +33,27 @@ class Meter:
 
 
 @dataclass(frozen=True, slots=True)
+class FeatureCheck:
+    """How one feature is checked, where its entry in ``requiredEntitlements`` may differ from `EntitlementCheck`.
+
+    ``reserve`` is in units of the feature's meter; None where nothing was said.
+    """
+
+    feature: str
+    on_error: OnError = "allow"
+    exhausted_status: int = 403
+    reserve: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EntitlementCheck:
-    """``entitlementCheck`` of the options. Times in seconds."""
+    """``entitlementCheck`` of the options. Times in seconds.
+
+    ``reserve``: what a request in flight holds of a balance, and what must be left of it for a request to be let
+    in. ``max_reads_per_second``: of OpenMeter. ``explain_header``: the response header that tells the decision,
+    lower case. ``visibility_seconds``: how long after OpenMeter acknowledged an event it may be missing in a
+    balance. ``features`` are those that differ; `of` gives the settings of any.
+    """
 
     ttl_seconds: float = 5.0
     max_stale_seconds: float = 300.0
@@ -42,6 +61,18 @@ class EntitlementCheck:
     on_error: OnError = "allow"
     exhausted_status: int = 403
     mode: Mode = "enforce"
+    reserve: float | None = None
+    max_reads_per_second: float = 25.0
+    explain_header: str | None = None
+    visibility_seconds: float = 5.0
+    features: tuple[FeatureCheck, ...] = ()
+
+    def of(self, feature: str) -> FeatureCheck:
+        """How that feature is checked. Not meant for every request."""
+        for one in self.features:
+            if one.feature == feature:
+                return one
+        return FeatureCheck(feature, self.on_error, self.exhausted_status, self.reserve)
 
 
 @dataclass(frozen=True, slots=True)
