@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from metergate.cli.keys import create, revoke
+from metergate.cli.keys import create, list_keys, revoke
 from metergate.errors import UsageError
+from metergate.gateway.consumers import create_key
 
 
 @pytest.fixture
@@ -21,8 +23,15 @@ def project(tmp_path: Path) -> Path:
     [
         ({"metadata": "{plan}"}, r'--metadata is not JSON \(.*\): write an object, \{"plan": "gold"\}'),
         ({"metadata": "[]"}, r'--metadata is not an object: write \{"plan": "gold"\}'),
-        ({"expires": "tomorrow"}, r"--expires 'tomorrow' is not a time: write 2027-01-01T00:00:00Z"),
-        ({"expires": "2027-01-01T00:00:00"}, r"expires needs a time zone"),
+        ({"expires": "tomorrow"}, r"--expires 'tomorrow' is not a time: write 2\d{3}-01-01T00:00:00Z"),
+        (
+            {"expires": "2999-01-01T00:00:00"},
+            r"expires 2999-01-01T00:00:00 has no time zone: write 2999-01-01T00:00:00Z",
+        ),
+        (
+            {"expires": "2020-01-01T00:00:00Z"},
+            r"expires 2020-01-01T00:00:00\+00:00 is over, .*: write a time to come, 2\d{3}-01-01T00:00:00Z, .*",
+        ),
         ({"name": " "}, r"a consumer needs a name"),
     ],
 )
@@ -30,6 +39,18 @@ def test_what_cannot_be_meant_is_refused_and_no_key_is_made(options, message, pr
     with pytest.raises(UsageError, match=f"^{message}$"):
         create(**{"name": "acme", "project": project, **options})
     assert not (project / "config" / "consumers.json").exists()
+
+
+def test_a_key_that_is_over_is_shown_as_such(project, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    past, future = datetime(2020, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
+    for name, expires in (("old", past), ("new", future), ("ever", None)):
+        create_key(
+            project / "config" / "consumers.json", name, expires=expires, now=datetime(2019, 1, 1, tzinfo=UTC)
+        )
+    list_keys(project)
+    said = {line.split()[1]: "over" in line for line in capsys.readouterr().out.splitlines() if "│" in line}
+    assert (said["old"], said["new"], said["ever"]) == (True, False, False)
 
 
 def test_a_folder_without_config_is_no_project(tmp_path):

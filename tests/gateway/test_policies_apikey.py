@@ -94,7 +94,7 @@ def test_header_and_scheme_can_be_chosen(parts, file, context):
 
 
 def test_an_expired_key_is_refused_from_that_moment_on(file, context):
-    key, _ = consumers.create_key(file, "acme", expires=NOON)
+    key, _ = consumers.create_key(file, "acme", expires=NOON, now=NOON - timedelta(days=1))
     known = ConsumerFile(file)
     known.load()
     now = [NOON.timestamp() - 1]
@@ -322,6 +322,14 @@ def test_a_broken_file_is_left_as_it_is(file):
 def test_a_key_needs_a_name_and_a_zone_for_its_end(file, name, expires):
     with pytest.raises(UsageError):
         consumers.create_key(file, name, expires=expires)
+
+
+def test_a_key_that_would_be_over_at_once_is_not_made(file):
+    with pytest.raises(
+        UsageError, match=r"is over, .*: write a time to come, 2\d{3}-01-01T00:00:00Z, or leave it out"
+    ):
+        consumers.create_key(file, "acme", expires=NOON, now=NOON)
+    assert not file.exists()
 
 
 def test_revoking_an_unknown_key_changes_nothing(file):

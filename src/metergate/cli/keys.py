@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -75,7 +75,8 @@ def _time(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(f"--expires {text!r} is not a time: write 2027-01-01T00:00:00Z") from None
+        example = f"{datetime.now(UTC).year + 1}-01-01T00:00:00Z"
+        raise UsageError(f"--expires {text!r} is not a time: write {example}") from None
 
 
 @application.command("list")
@@ -98,8 +99,14 @@ def list_keys(project: Project = Path(), as_json: AsJson = False) -> None:
     table = Table("consumer", "metadata", "key", "created", "expires")
     for row in rows:
         metadata = json.dumps(row["metadata"]) if row["metadata"] else ""
-        table.add_row(row["consumer"], metadata, row["id"], row["created"] or "", row["expires"] or "never")
+        table.add_row(row["consumer"], metadata, row["id"], row["created"] or "", _expiry(row["expires"]))
     Console().print(table)
+
+
+def _expiry(expires: str | None) -> str:
+    if expires is None:
+        return "never"
+    return f"{expires}, is over" if datetime.fromisoformat(expires) <= datetime.now(UTC) else expires
 
 
 @application.command()

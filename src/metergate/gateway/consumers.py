@@ -126,21 +126,31 @@ def create_key(
     """Add a key to consumer ``name``, who is made where there is none; returns the key, which is kept nowhere, and its entry.
 
     ``metadata`` replaces what the consumer has, None keeps it. Raises `UsageError` for an empty name or an ``expires``
-    without zone, `ConfigurationError` where the file is broken (it is left as it is).
+    that has no zone or is over, `ConfigurationError` where the file is broken (it is left as it is).
     """
     if not name.strip():
         raise UsageError("a consumer needs a name")
-    if expires is not None and expires.tzinfo is None:
-        raise UsageError("expires needs a time zone")
+    now = now or datetime.now(UTC)
+    if expires is not None:
+        _refuse_expiry(expires, now)
     key = KEY_PREFIX + "".join(secrets.choice(_ALPHABET) for _ in range(KEY_CHARACTERS))
     sha256 = digest(key).hex()
-    created = (now or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    created = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     entry = KeyEntry(sha256, sha256[:8], created, expires.astimezone(UTC) if expires is not None else None)
     with _changing(file) as consumers:
         old = consumers.get(name, Consumer(name))
         kept = old.metadata if metadata is None else dict(metadata)
         consumers[name] = Consumer(name, kept, [*old.keys, entry])
     return key, entry
+
+
+def _refuse_expiry(expires: datetime, now: datetime) -> None:
+    if expires.tzinfo is None:
+        zoned = expires.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
+        raise UsageError(f"expires {expires.isoformat()} has no time zone: write {zoned}")
+    if expires <= now:
+        fix = f"write a time to come, {now.year + 1}-01-01T00:00:00Z, or leave it out for a key that never expires"
+        raise UsageError(f"expires {expires.isoformat()} is over, so the key would never be valid: {fix}")
 
 
 def revoke_key(file: Path, key_id: str) -> bool:
