@@ -18,8 +18,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e '.[all]'
 	@touch $(STAMP)
 
-run: $(STAMP)  ## the whole thing: embedded OpenMeter, an API, the gateway in front, keys to try
-	@$(BIN)/metergate demo
+run: $(STAMP)  ## the whole thing: embedded OpenMeter, an API, the gateway in front, keys to try; ARGS="--port 9100"
+	@$(BIN)/metergate demo $(ARGS)
 
 test: $(STAMP)  ## the ordinary tests, with branch coverage (under 5 minutes)
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term -m 'not chaos'

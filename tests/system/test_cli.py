@@ -296,7 +296,7 @@ WRONG: dict[str, tuple[Callable[[Place], list[str | Path]], str]] = {
     ),
     "demo, port in use": (
         _demo,
-        r"error: cannot listen on the port of --port \d+: stop what listens there, or name another, --port N",
+        r"error: cannot listen on the port of --port \d+: stop what listens there, or name another, --port N \(make run .*\)",
     ),
 }
 

@@ -65,9 +65,10 @@ def check_ports(ports: dict[str, int]) -> None:
         except UsageError:
             taken.append(f"{option} {port}")
     if taken:
+        option = taken[0].split()[0]
         raise UsageError(
-            f"cannot listen on the port of {' and '.join(taken)}: "
-            f"stop what listens there, or name another, {taken[0].split()[0]} N"
+            f"cannot listen on the port of {' and '.join(taken)}: stop what listens there, "
+            f'or name another, {option} N (make run ARGS="{option} N")'
         )
     if len(set(ports.values())) < len(ports):
         raise UsageError(f"{', '.join(ports)} have to differ")
