@@ -151,7 +151,7 @@ def test_a_client_that_is_silent_in_its_body_gets_408(serve):
     assert served.ask("/", "POST", body=asyncio.Queue()).status == 408
 
 
-def test_a_client_that_leaves_in_its_body_is_observed_as_499(serve):
+def test_a_client_that_leaves_in_its_body_is_observed_as_400(serve):
     async def handler(request, context):
         return len(await request.bytes())
 
@@ -159,7 +159,7 @@ def test_a_client_that_leaves_in_its_body_is_observed_as_499(serve):
     left.set()
     served = serve(handler, method="POST")
     assert served.ask("/", "POST", body=asyncio.Queue(), left=left).status == 400  # nobody sees it
-    assert served.observed == [("POST /", "POST", 499)]
+    assert served.observed == [("POST /", "POST", 400)]
 
 
 # --- sending

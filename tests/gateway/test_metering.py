@@ -150,6 +150,77 @@ def test_a_client_that_leaves_in_mid_stream_is_metered(serve, spool):
     assert (called.complete, closed, spool.ids(called)) == (False, [True], ["call"])
 
 
+ANY = "200-599"
+
+
+async def read(request, context):
+    return len(await request.bytes())
+
+
+def gone():
+    """What a client sends that leaves in the middle of its body."""
+    left = asyncio.Event()
+    left.set()
+    return {"body": asyncio.Queue(), "left": left}
+
+
+@pytest.mark.parametrize(
+    ("options", "asked", "status"),
+    [
+        ({}, gone, 400),
+        ({"client_timeout": 0.05}, lambda: {"body": asyncio.Queue()}, 408),
+        ({"max_body_bytes": 3}, lambda: {"body": [b"too", b"much"]}, 413),
+    ],
+    ids=["left", "silent", "too much"],
+)
+def test_a_request_whose_body_does_not_come_is_metered_as_what_it_is_answered_with(
+    serve, spool, options, asked, status
+):
+    for statuses in (str(status), "200-299"):
+        policy = spool.policy(meterOnStatusCodes=statuses)
+        called = serve(read, inbound=[who, policy], method="POST", **options).ask("/", "POST", **asked())
+        assert called.status == status
+        assert len(spool.events()) == 1, statuses
+
+
+def test_a_client_that_leaves_in_its_body_gets_the_sending_hooks_like_any_other_end(serve, spool):
+    seen = []
+    hooks = RuntimeHooks(response_sending=[lambda response, request, context: seen.append(response.status)])
+    policy = spool.policy(meterOnStatusCodes=ANY)
+    serve(read, inbound=[who, policy], method="POST", hooks=hooks).ask("/", "POST", **gone())
+    assert seen == [400]
+
+
+@pytest.mark.parametrize(("statuses", "events"), [(ANY, 1), ("503", 1), ("200-299", 0)])
+def test_a_request_that_is_broken_off_before_its_response_is_metered_as_503(serve, spool, statuses, events):
+    began = asyncio.Event()
+
+    async def handler(request, context):
+        began.set()
+        await asyncio.Event().wait()
+
+    served = serve(handler, inbound=[who, spool.policy(meterOnStatusCodes=statuses)])
+
+    async def run():
+        call = asyncio.ensure_future(served.call())
+        await asyncio.wait_for(began.wait(), 10)
+        assert served.gateway.break_off() == 1
+        return await asyncio.wait_for(call, 10)
+
+    assert asyncio.run(run()).status == 503
+    assert len(spool.events()) == events
+
+
+@pytest.mark.parametrize(("statuses", "events"), [("500", 1), ("200-299", 0)])
+def test_a_response_that_cannot_be_sent_is_metered_as_the_500_in_its_place(serve, spool, statuses, events):
+    def handler(request, context):
+        return Response.trusted(200, [("x-broken", "\ud800")], b"answer")
+
+    called = serve(handler, inbound=[who, spool.policy(meterOnStatusCodes=statuses)]).ask()
+    assert called.status == 500
+    assert len(spool.events()) == events
+
+
 def test_a_fault_in_metering_never_fails_the_response(serve, spool, caplog, monkeypatch):
     def broken(*arguments):
         raise RuntimeError("a bug of ours")

@@ -14,7 +14,7 @@ What may happen to a response here:
 
 A client that leaves before there is a response changes nothing: nobody looks for it, and what the upstream answers is
 metered. Were the request broken off instead, a caller could have the work done by whoever does not notice, leave, and
-never be billed. The upstream's own timeout ends it.
+never be billed. The upstream's own timeout ends it. Which end is metered with which status: see `pipeline`.
 """
 
 from __future__ import annotations
@@ -156,11 +156,6 @@ class Gateway:
                 if context.final_hooks or self._pipeline.has_final_hooks:
                     self._pipeline.run_final_hooks(response, request, context)
             await self._send(response, scope["method"], context, client, receive, send)
-        except ClientGone:
-            context.log.info("the client left before its request was complete")
-            # Whoever is still there has sent a body that is none.
-            detail = {"detail": "The body of the request is broken off or malformed."}
-            await _apologise(problems.bad_request(request, context, detail), context, send)
         except asyncio.CancelledError:
             if not self._ending:
                 raise
@@ -305,7 +300,11 @@ async def _settle(context: Context, status: int) -> None:
 
 
 async def _apologise(response: Response, context: Context, send: Send) -> None:
-    """Send a problem where nothing was sent so far; where something was, the server refuses it."""
+    """Send a problem where nothing was sent so far; where something was, the server refuses it.
+
+    Metered like any other final status, unless the response in its place was already.
+    """
+    await _settle(context, response.status)
     headers = _encode_headers(response.headers.items, context.request_id, _NOT_SENT)
     body = await response.bytes()
     headers.append((b"content-length", b"%d" % len(body)))

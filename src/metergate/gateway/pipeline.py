@@ -6,6 +6,23 @@
 A response from a hook or an inbound policy ends the way in: handler and outbound policies are skipped, the
 response-sending and final hooks still run. What a project's code raises becomes a 500 problem and a log line with the
 traceback. Nothing here awaits unless something it calls does.
+
+With which final status a request is metered that a policy has let in, whatever ends it. ``meterOnStatusCodes`` decides:
+
+====================================================  ==================================================
+handler, policy, hook                                 the status of the response as the hooks leave it
+the client leaves before its response, body read      the same
+the client leaves in its body, or that is malformed   400
+the client is silent in its body; too large a body    408; 413
+no answer from the upstream, or not in time           502; 504
+the upstream or the handler breaks a response off     the status that was sent
+the client leaves in mid response                     the status that was sent
+a project's code raises; a response cannot be sent    500
+the gateway stops before the response, or within it   503; the status that was sent
+an ASGI server cancels the request (Granian does not)  not metered: there is no status
+====================================================  ==================================================
+
+Once: a response that was metered and then could not be sent is not metered again as the 500 that takes its place.
 """
 
 from __future__ import annotations
@@ -38,11 +55,14 @@ class Pipeline:
         self._policies = policies
 
     async def run(self, request: Request, context: Context) -> tuple[Response, Request]:
-        """The response to send, and the request as the policies left it. Raises `ClientGone` and CancelledError only."""
+        """The response to send, and the request as the policies left it. Raises CancelledError only."""
         try:
             response, request = await self._answer(request, context)
         except ClientGone:
-            raise
+            context.log.info("the client left before its request was complete")
+            # Whoever is still there has sent a body that is none.
+            detail = "The body of the request is broken off or malformed."
+            response = problems.bad_request(request, context, {"detail": detail})
         except BodyTooLarge as refused:
             detail = f"The body is larger than the {refused.limit} bytes that are accepted."
             response = problems.content_too_large(request, context, {"detail": detail})
