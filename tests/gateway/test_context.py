@@ -50,7 +50,7 @@ def test_hooks_are_those_that_were_added_in_order():
     for hook in ("a", "b"):
         context.add_response_sending_hook(hook)
         context.add_response_sending_final_hook(hook)
-    assert (context.sending_hooks, context.final_hooks) == (["a", "b"], ["a", "b"])
+    assert (context.sending_hooks, context.final_hooks) == (("a", "b"), ("a", "b"))
 
 
 def test_policies_can_be_invoked_in_a_gateway_only():

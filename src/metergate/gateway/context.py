@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from metergate.engine import Metering
@@ -46,19 +46,20 @@ class Context:
 
     ``request_id`` is a UUID made here, never the client's; ``incoming_request_id`` is what the client sent as its own.
     ``custom`` is for the project's code. ``parent_context`` is set in a route that another route invoked.
+    ``begun_metering`` is None until somebody asks for `metering`, ``sending_hooks`` and ``final_hooks`` are what was added.
     """
 
     __slots__ = (
-        "_final_hooks",
         "_log",
-        "_metering",
-        "_sending_hooks",
+        "begun_metering",
         "custom",
+        "final_hooks",
         "incoming_request_id",
         "parent_context",
         "pipeline",
         "request_id",
         "route",
+        "sending_hooks",
     )
 
     def __init__(
@@ -75,9 +76,9 @@ class Context:
         self.incoming_request_id: str | None = None
         self.custom: dict[str, Any] = {}
         self._log: RequestLog | None = None
-        self._metering: Metering | None = None
-        self._sending_hooks: list[ResponseSendingHook] | None = None
-        self._final_hooks: list[FinalHook] | None = None
+        self.begun_metering: Metering | None = None
+        self.sending_hooks: tuple[ResponseSendingHook, ...] = ()
+        self.final_hooks: tuple[FinalHook, ...] = ()
 
     @property
     def log(self) -> RequestLog:
@@ -88,22 +89,10 @@ class Context:
     @property
     def metering(self) -> Metering:
         """What this request will be metered as; see `metergate.engine.Metering`."""
-        if self._metering is None:
-            self._metering = Metering(self.request_id)
-        return self._metering
-
-    @property
-    def begun_metering(self) -> Metering | None:
-        """The metering if anybody asked for it; None is cheaper than an empty one."""
-        return self._metering
-
-    @property
-    def sending_hooks(self) -> Sequence[ResponseSendingHook]:
-        return self._sending_hooks or ()
-
-    @property
-    def final_hooks(self) -> Sequence[FinalHook]:
-        return self._final_hooks or ()
+        metering = self.begun_metering
+        if metering is None:
+            metering = self.begun_metering = Metering(self.request_id)
+        return metering
 
     async def invoke_inbound_policy(self, name: str, request: Request) -> Request | Response:
         """Run another inbound policy of the project on this request, by its name in policies.json."""
@@ -124,15 +113,11 @@ class Context:
 
     def add_response_sending_hook(self, hook: ResponseSendingHook) -> None:
         """``hook(response, request, context)`` runs after the outbound policies; a response it returns replaces ours."""
-        if self._sending_hooks is None:
-            self._sending_hooks = []
-        self._sending_hooks.append(hook)
+        self.sending_hooks += (hook,)
 
     def add_response_sending_final_hook(self, hook: FinalHook) -> None:
         """``hook(response, request, context)`` sees the settled response; it can neither change nor delay it."""
-        if self._final_hooks is None:
-            self._final_hooks = []
-        self._final_hooks.append(hook)
+        self.final_hooks += (hook,)
 
     def __repr__(self) -> str:
         return f"<Context {self.request_id} {self.route.label if self.route else 'no route'}>"
