@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metergate.policy import DeliveryOptions, EntitlementCheck, Meter, Secret, Unset, read_options, strictly
+from metergate.policy import (
+    DeliveryOptions,
+    EntitlementCheck,
+    FeatureCheck,
+    Meter,
+    Secret,
+    Unset,
+    read_options,
+    strictly,
+)
 
 REFUSALS = json.loads((pathlib.Path(__file__).parent / "golden" / "refusals.json").read_text())
 
@@ -37,7 +46,9 @@ def test_the_defaults_are_the_documented_ones():
     assert policy.event_source == "api-gateway"
     assert policy.required_entitlements == ()
     assert str(policy.subject_path) == ".sub"
-    assert policy.entitlement_check == EntitlementCheck(5.0, 300.0, 2.0, "allow", 403, "enforce")
+    assert policy.entitlement_check == EntitlementCheck(
+        5.0, 300.0, 2.0, "allow", 403, "enforce", None, 25.0, None, 5.0, ()
+    )
     assert policy.delivery == DeliveryOptions("process", 500, 100)
 
 
@@ -56,6 +67,10 @@ def test_every_option_is_read(policy):
             "onError": "deny",
             "exhaustedStatus": 429,
             "mode": "shadow",
+            "reserve": 4000,
+            "maxReadsPerSecond": 0.5,
+            "explainHeader": "X-Why",
+            "visibilitySeconds": 0,
         },
         delivery={"durability": "power", "batchSize": 1, "maxDelayMs": 0},
     )
@@ -65,7 +80,9 @@ def test_every_option_is_read(policy):
     assert read.event_source == "billing"
     assert read.required_entitlements == ("api-calls", "premium_tier")
     assert str(read.subject_path) == ".data.accountId"
-    assert read.entitlement_check == EntitlementCheck(0.0, 60.0, 0.5, "deny", 429, "shadow")
+    assert read.entitlement_check == EntitlementCheck(
+        0.0, 60.0, 0.5, "deny", 429, "shadow", 4000.0, 0.5, "x-why", 0.0
+    )
     assert read.delivery == DeliveryOptions("power", 1, 0)
 
 
@@ -77,12 +94,88 @@ def test_numbers_may_be_strings_because_environment_variables_are(policy):
             "maxStaleSeconds": " 60 ",
             "timeoutSeconds": "1",
             "exhaustedStatus": "402",
+            "reserve": " 0.25 ",
+            "maxReadsPerSecond": "30",
+            "explainHeader": "true",
+            "visibilitySeconds": "2.5",
         },
         delivery={"batchSize": "100", "maxDelayMs": "50"},
     )
-    assert read.entitlement_check == EntitlementCheck(2.5, 60.0, 1.0, "allow", 402, "enforce")
+    assert read.entitlement_check == EntitlementCheck(
+        2.5, 60.0, 1.0, "allow", 402, "enforce", 0.25, 30.0, "x-metergate-decision", 2.5
+    )
     assert read.delivery == DeliveryOptions("process", 100, 50)
     assert 201 in read.statuses
+
+
+# --- a feature's own settings
+
+
+def test_an_entry_may_be_an_object_with_settings_that_differ_for_its_feature(policy):
+    read = policy(
+        requiredEntitlements=[
+            "api",
+            {"feature": "tokens", "exhaustedStatus": 429, "reserve": "4000"},
+            {"feature": "sso", "onError": "deny"},
+            {"feature": "plain"},
+            "api",
+        ],
+        entitlementCheck={"exhaustedStatus": 402, "reserve": 1},
+    )
+    assert read.required_entitlements == ("api", "tokens", "sso", "plain")
+    check = read.entitlement_check
+    assert check.features == (
+        FeatureCheck("tokens", "allow", 429, 4000.0),
+        FeatureCheck("sso", "deny", 402, 1.0),
+    )
+    assert check.of("tokens") == FeatureCheck("tokens", "allow", 429, 4000.0)
+    assert check.of("api") == FeatureCheck("api", "allow", 402, 1.0)
+    assert check.of("another") == FeatureCheck("another", "allow", 402, 1.0)
+
+
+def test_objects_that_set_what_holds_anyway_make_the_same_policy_as_strings(policy):
+    entries = [{"feature": "api"}, {"feature": "sso", "onError": "allow", "exhaustedStatus": "403"}]
+    assert policy(requiredEntitlements=entries) == policy(requiredEntitlements=["api", "sso"])
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        (True, "x-metergate-decision"),
+        (" TRUE ", "x-metergate-decision"),
+        (False, None),
+        ("false", None),
+        ("X-Decision", "x-decision"),
+        (" decision ", "decision"),
+    ],
+)
+def test_the_header_that_explains_has_the_name_that_is_written(policy, written, name):
+    assert policy(entitlementCheck={"explainHeader": written}).entitlement_check.explain_header == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "connection",
+        "Content-Length",
+        "Content-Type",
+        "transfer-encoding",
+        "set-cookie",
+        "zp-rid",
+        "Retry-After",
+    ],
+)
+def test_a_header_that_says_something_else_already_is_refused(name):
+    policy, findings = read_options({"apiKey": "k", "entitlementCheck": {"explainHeader": name}}, name="p")
+    assert policy is None
+    assert [finding.path for finding in findings] == ["$.entitlementCheck.explainHeader"]
+
+
+@pytest.mark.parametrize("name", ["x y", "x: y", "x,y", "\u00e9", "x" * 101, "x\r\nset-cookie: a", "x\x00"])
+def test_what_no_header_can_be_called_is_refused(name):
+    policy, findings = read_options({"apiKey": "k", "entitlementCheck": {"explainHeader": name}}, name="p")
+    assert policy is None
+    assert [finding.path for finding in findings] == ["$.entitlementCheck.explainHeader"]
 
 
 @pytest.mark.parametrize(

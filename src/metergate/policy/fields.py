@@ -21,8 +21,11 @@ _SHOWN = 60
 WHOLE = 2000
 """So many characters of what to write instead are shown."""
 
-_MOST_SECONDS = 1_000_000_000
-"""About 30 years: for ever, and still a float that arithmetic with clocks stands."""
+_MOST = 1_000_000_000
+"""Of seconds about 30 years: for ever, and still a float that arithmetic with clocks stands."""
+
+_MOST_UNITS = 10**15
+"""Of a meter's units. Beyond, a float counts no single ones any more."""
 
 _NAME = re.compile(r"[A-Za-z_$][A-Za-z0-9_$-]*")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -68,6 +71,10 @@ def _written(value: Any) -> str:
     if isinstance(value, Unset):
         return f"$env({value.variable})"
     raise TypeError
+
+
+def _default(value: object) -> str:
+    return "none" if value is None else shown(value)
 
 
 def kind(value: Any) -> str:
@@ -130,11 +137,11 @@ class Fields:
         refused."""
         value = self.values.get(key, _MISSING)
         if isinstance(value, Unset):
-            message = f"The environment variable {value.variable} is not set, so the default applies: {shown(default)}."
+            message = f"The environment variable {value.variable} is not set, so the default applies: {_default(default)}."
             self.doubt(key, message, f'Set {value.variable}, or leave "{key}" out.')
             return False
         if value is None:
-            self.refuse(key, f'"{key}" is null.', f"Leave it out for the default, {shown(default)}.")
+            self.refuse(key, f'"{key}" is null.', f"Leave it out for the default, {_default(default)}.")
             return False
         return value is not _MISSING
 
@@ -153,17 +160,33 @@ class Fields:
         return default
 
     def number(self, key: str, default: float, *, above: float | None = None) -> float:
-        """A number of seconds, 0 or more; more than ``above`` where that is given."""
+        """A number, 0 or more; more than ``above`` where that is given."""
         if not self.given(key, int(default) if default.is_integer() else default):
             return default
         value = number_in(self.values[key])
-        if value is not None and 0 <= value <= _MOST_SECONDS and (above is None or value > above):
+        if value is not None and 0 <= value <= _MOST and (above is None or value > above):
             return float(value)
         least = "0 or more" if above is None else f"more than {above:g}"
         self.refuse(
             key,
             f'"{key}" has to be a number, {least}, not {kind(self.values[key])}.',
             f"The default is {default:g}.",
+        )
+        return default
+
+    def amount(self, key: str, default: float | None) -> float | None:
+        """A number of a meter's units, more than 0. A default of None is no amount."""
+        said = default if default is None or not default.is_integer() else int(default)
+        if not self.given(key, said):
+            return default
+        value = number_in(self.values[key])
+        if value is not None and 0 < value <= _MOST_UNITS:
+            return float(value)
+        bounds = "more than 0" if value is None or value <= 0 else f"at most {_MOST_UNITS:g}"
+        self.refuse(
+            key,
+            f'"{key}" has to be a number, {bounds}, not {kind(self.values[key])}.',
+            f"Leave it out for the default, {_default(said)}.",
         )
         return default
 

@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from metergate.errors import Finding, error
-from metergate.policy.fields import WHOLE, Fields, Unset, child, is_text, kind, shown
+from metergate.policy.features import EXHAUSTED_STATUSES, ON_ERROR, read_explain_header, read_required
+from metergate.policy.fields import WHOLE, Fields, Unset, kind, shown
 from metergate.policy.meters import read_meters
 from metergate.policy.model import DeliveryOptions, EntitlementCheck, Meter, Policy
 from metergate.policy.secret import Secret
@@ -34,7 +35,18 @@ OPTIONS = (
     "entitlementCheck",
     "delivery",
 )
-_CHECK_OPTIONS = ("ttlSeconds", "maxStaleSeconds", "timeoutSeconds", "onError", "exhaustedStatus", "mode")
+_CHECK_OPTIONS = (
+    "ttlSeconds",
+    "maxStaleSeconds",
+    "timeoutSeconds",
+    "onError",
+    "exhaustedStatus",
+    "mode",
+    "reserve",
+    "maxReadsPerSecond",
+    "explainHeader",
+    "visibilitySeconds",
+)
 _DELIVERY_OPTIONS = ("durability", "batchSize", "maxDelayMs")
 _GROUPS = {"entitlementCheck": _CHECK_OPTIONS, "delivery": _DELIVERY_OPTIONS}
 _ELSEWHERE = {
@@ -72,6 +84,8 @@ def read_options(options: Any, *, name: str) -> tuple[Policy | None, list[Findin
             replace(error("$", f"The options have to be an object, not {kind(options)}.", fix), policy=name)
         ]
     fields = Fields(options)
+    check = _entitlement_check(fields)
+    required, check = read_required(fields, check)
     policy = Policy(
         name=name,
         api_key=_api_key(fields),
@@ -79,9 +93,9 @@ def read_options(options: Any, *, name: str) -> tuple[Policy | None, list[Findin
         meters=_meters(fields),
         statuses=_statuses(fields),
         event_source=fields.text("eventSource", DEFAULT_EVENT_SOURCE),
-        required_entitlements=_required_entitlements(fields),
+        required_entitlements=required,
         subject_path=_subject_path(fields),
-        entitlement_check=_entitlement_check(fields),
+        entitlement_check=check,
         delivery=_delivery(fields),
     )
     fields.name_unknown(OPTIONS, "option", _hints(options))
@@ -201,28 +215,6 @@ def _statuses(fields: Fields) -> StatusSet:
     return statuses or StatusSet.parse(DEFAULT)
 
 
-def _required_entitlements(fields: Fields) -> tuple[str, ...]:
-    """The feature keys, duplicates dropped. Never fewer than were meant: an unset variable is refused
-    here."""
-    if "requiredEntitlements" not in fields.values:
-        return ()
-    value = fields.values["requiredEntitlements"]
-    path = child(fields.path, "requiredEntitlements")
-    if not isinstance(value, list | tuple):
-        keys = [key.strip() for key in value.split(",") if key.strip()] if isinstance(value, str) else []
-        fix = f'Write "requiredEntitlements": {shown(keys or ["api-request"], WHOLE)}.'
-        message = f'"requiredEntitlements" has to be a list of feature keys, not {kind(value)}.'
-        fields.findings.append(error(path, message, fix))
-        return ()
-    for index, key in enumerate(value):
-        if not is_text(key):
-            message = f"A feature key has to be a non-empty string, not {kind(key)}."
-            fields.findings.append(
-                error(child(path, index), message, "Write the key of a feature in OpenMeter.")
-            )
-    return tuple(dict.fromkeys(key for key in value if isinstance(key, str)))
-
-
 def _subject_path(fields: Fields) -> SubjectPath:
     if not fields.given("subjectPath", DEFAULT_SUBJECT_PATH):
         return SubjectPath.parse(DEFAULT_SUBJECT_PATH)
@@ -240,9 +232,13 @@ def _entitlement_check(outer: Fields) -> EntitlementCheck:
         ttl_seconds=fields.number("ttlSeconds", default.ttl_seconds),
         max_stale_seconds=fields.number("maxStaleSeconds", default.max_stale_seconds),
         timeout_seconds=fields.number("timeoutSeconds", default.timeout_seconds, above=0),
-        on_error=fields.choice("onError", default.on_error, ("allow", "deny")),
-        exhausted_status=fields.choice("exhaustedStatus", default.exhausted_status, (402, 403, 429)),
+        on_error=fields.choice("onError", default.on_error, ON_ERROR),
+        exhausted_status=fields.choice("exhaustedStatus", default.exhausted_status, EXHAUSTED_STATUSES),
         mode=fields.choice("mode", default.mode, ("enforce", "shadow")),
+        reserve=fields.amount("reserve", default.reserve),
+        max_reads_per_second=fields.number("maxReadsPerSecond", default.max_reads_per_second, above=0),
+        explain_header=read_explain_header(fields),
+        visibility_seconds=fields.number("visibilitySeconds", default.visibility_seconds),
     )
     fields.name_unknown(_CHECK_OPTIONS, "option", _misplaced("entitlementCheck"))
     outer.include(fields.findings)
