@@ -292,6 +292,35 @@ def test_breaking_off_answers_503_before_a_response_and_breaks_one_that_has_begu
     assert sorted(served.observed) == [("GET /(.*)", "GET", 200), ("GET /(.*)", "GET", 503)]
 
 
+def test_finishing_waits_for_what_is_under_way_and_breaks_off_what_takes_too_long(serve):
+    began, answer = [], []
+
+    async def handler(request, context):
+        began.append(True)
+        await (answer[0] if request.raw_path == "/soon" else asyncio.Event()).wait()
+
+    served = serve(handler, path="/(.*)")
+
+    async def run():
+        answer.append(asyncio.Event())
+        soon = asyncio.ensure_future(served.call("/soon"))
+        while not began:  # noqa: ASYNC110  # the handler runs in the same loop
+            await asyncio.sleep(0)
+        finishing = asyncio.ensure_future(served.gateway.finish(10))
+        await asyncio.sleep(0)
+        assert not finishing.done()
+        answer[0].set()
+        await finishing
+        assert soon.done(), "a request was still under way"
+        never = asyncio.ensure_future(served.call("/never"))
+        while len(began) < 2:  # noqa: ASYNC110  # the handler runs in the same loop
+            await asyncio.sleep(0)
+        await served.gateway.finish(0)
+        return (await soon).status, (await asyncio.wait_for(never, 10)).status
+
+    assert asyncio.run(run()) == (200, 503)
+
+
 def test_a_cancellation_by_the_server_is_not_ours_to_answer(serve):
     async def handler(request, context):
         await asyncio.sleep(30)

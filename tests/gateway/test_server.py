@@ -1,7 +1,9 @@
 """The gateway as processes: it refuses to start for a reason, survives its workers, ends in time, and loses no event."""
 
+import asyncio
 import concurrent.futures
 import contextlib
+import gc
 import http.client
 import json
 import os
@@ -17,9 +19,15 @@ from typing import NamedTuple
 import msgspec
 import pytest
 
+from metergate.engine import Backends
 from metergate.errors import UsageError
 from metergate.gateway.ending import Restarts, say_started
-from metergate.gateway.server import Settings, check_port
+from metergate.gateway.metrics import Metrics
+from metergate.gateway.project import load_project
+from metergate.gateway.server import Settings, assemble, check_port
+from metergate.gateway.upstream import Upstream
+from metergate.testing.asgi import AsgiClient
+from metergate.testing.entitled import EntitledServer, denied
 from metergate.testing.faulty import FaultyOpenMeter
 from metergate.testing.process_table import group_members
 from metergate.testing.processes import HOST, free_port, gateway_server, metergate_command
@@ -372,6 +380,44 @@ def test_sigterm_under_load_with_streams_that_have_no_end_loses_nothing(project,
     for wire in (*streams, waiting):
         wire.close()
     assert [one for one in (*load.complete, *broken) if f"{one}-call" not in known] == []
+
+
+def test_a_request_that_waits_for_its_decision_when_the_lifespan_ends_still_gets_it(
+    project, api, monkeypatch
+):
+    """Also of a server that ends the lifespan before the requests; a read given up would let this one in."""
+    monkeypatch.setenv("OPENMETER_API_KEY", "local")
+    api.on("/paid", lambda e: e.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"))
+
+    async def run(openmeter, gateway):
+        messages, said = asyncio.Queue(), asyncio.Queue()
+        life = asyncio.ensure_future(gateway({"type": "lifespan"}, messages.get, said.put))
+        messages.put_nowait({"type": "lifespan.startup"})
+        assert (await said.get())["type"] == "lifespan.startup.complete"
+        openmeter.hang()
+        waiting = asyncio.ensure_future(AsgiClient(gateway).call("/paid"))
+        await asyncio.to_thread(openmeter.wait_for, 1)
+        messages.put_nowait({"type": "lifespan.shutdown"})
+        for _ in range(20):
+            await asyncio.sleep(0)
+        openmeter.recover()
+        status = (await asyncio.wait_for(waiting, 10)).status
+        await asyncio.wait_for(life, 10)
+        return status
+
+    with EntitledServer() as openmeter:
+        openmeter.customer("acme", features={"api": denied()})
+        folder = project(openmeter.url, requiredEntitlements=["api"])
+        backends, upstream = Backends(folder / "spool"), Upstream()
+        loaded, findings = load_project(folder, backends=backends, upstream=upstream)
+        assert loaded is not None, findings
+        gateway = assemble(loaded, backends, upstream, Metrics())
+        thresholds = gc.get_threshold()
+        try:
+            assert asyncio.run(run(openmeter, gateway)) == 403
+        finally:
+            gc.unfreeze()
+            gc.set_threshold(*thresholds)
 
 
 @pytest.mark.parametrize("durability", ["process", "power"])

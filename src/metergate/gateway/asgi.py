@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
@@ -41,6 +40,7 @@ from metergate.gateway.http import (
     StreamedBody,
 )
 from metergate.gateway.patience import Patience
+from metergate.gateway.requestids import new_request_id
 from metergate.gateway.target import resolve_path, resolve_query
 from metergate.gateway.upstream import HOP_BY_HOP, ORDINARY_CONNECTIONS, without_named
 
@@ -59,13 +59,6 @@ _log = logging.getLogger("metergate.gateway")
 _NOT_SENT: Final = HOP_BY_HOP | {"content-length", "zp-rid"}
 _LENGTH_KEPT: Final = HOP_BY_HOP | {"zp-rid"}
 _AGAIN_SECONDS: Final = 0.5
-_VARIANT: Final = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
-
-
-def new_request_id() -> str:
-    """A fresh UUID, version 4: 122 random bits from the operating system, so no fork and no client can repeat one."""
-    digits = os.urandom(16).hex()
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 
 class Gateway:
@@ -95,7 +88,7 @@ class Gateway:
         self._start = start
         self._stop = stop
         self._on_start: list[Callable[[], object]] = []
-        self._open: set[asyncio.Task[Any] | None] = set()
+        self._open: set[asyncio.Task[Any]] = set()
         self._ending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,13 +127,18 @@ class Gateway:
         connection breaks; its events are recorded. How many requests there were."""
         self._ending = True
         for task in tuple(self._open):
-            if task is not None:
-                task.cancel()
+            task.cancel()
         return len(self._open)
+
+    async def finish(self, timeout: float) -> None:
+        """Wait until nothing is under way, ``timeout`` seconds at most; what takes longer is broken off."""
+        for patience in (timeout, 1.0):
+            if self._open and (await asyncio.wait(self._open, timeout=patience))[1]:
+                self.break_off()
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        task = asyncio.current_task()
+        task: Any = asyncio.current_task()
         self._open.add(task)
         context = Context(new_request_id(), pipeline=self._pipeline)
         request, refusal = self._read(scope, receive, context)
@@ -177,11 +175,11 @@ class Gateway:
         """The request, and the answer where it cannot be let in at all."""
         headers, fields, wrong = _read_headers(scope["headers"])
         context.incoming_request_id = fields.get("zp-rid")
-        length = fields.get("content-length", "")
         raw: str = scope["raw_path"].decode("latin-1")
         path = resolve_path(raw)
+        length = fields.get("content-length", "0")
         body: RequestBody = EMPTY_BODY
-        if (length != "" and length != "0") or "transfer-encoding" in fields or _may_have_body(scope):
+        if length not in {"0", ""} or "transfer-encoding" in fields or _may_have_body(scope):
             body = ClientBody(receive, self._max_body_bytes, self._patience)
         client = scope.get("client")
         request = Request(
@@ -197,7 +195,7 @@ class Gateway:
             wrong = "The path has to begin with /."
         if wrong:
             return request, problems.bad_request(request, context, {"detail": wrong})
-        if length and length.isdecimal() and int(length) > self._max_body_bytes:
+        if body is not EMPTY_BODY and length.isdecimal() and int(length) > self._max_body_bytes:
             detail = f"The body is larger than the {self._max_body_bytes} bytes that are accepted."
             return request, problems.content_too_large(request, context, {"detail": detail})
         return request, None
@@ -211,24 +209,18 @@ class Gateway:
         receive: Receive,
         send: Send,
     ) -> None:
-        body = response.body
-        bodiless = method == "HEAD" or response.status in NO_BODY_STATUSES
-        if isinstance(body, StreamedBody) and not bodiless:
+        body, status = response.body, response.status
+        if method == "HEAD" or status in NO_BODY_STATUSES:
+            headers = await _head_alone(response, context)
+            body = b""
+        elif isinstance(body, StreamedBody):
             await self._send_stream(response, body, context, client, receive, send)
             return
-        if bodiless:
-            kept = _LENGTH_KEPT if response.status != 204 else _NOT_SENT
-            headers = _encode_headers(response.headers.items, context.request_id, kept)
-            if isinstance(body, StreamedBody):
-                await _close(body)
-            elif body and "content-length" not in response.headers and response.status != 204:
-                headers.append((b"content-length", b"%d" % len(body)))
-            body = b""
         else:
             headers = _encode_headers(response.headers.items, context.request_id, _NOT_SENT)
-            headers.append((b"content-length", b"%d" % len(body)))  # type: ignore[arg-type]  # bytes here
-        await _settle(context, response.status)
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+            headers.append((b"content-length", b"%d" % len(body)))
+        await _settle(context, status)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
     async def _send_stream(
@@ -268,6 +260,18 @@ class Gateway:
             presence.forget()
             await _settle(context, response.status)
             await _close(body)
+
+
+async def _head_alone(response: Response, context: Context) -> list[tuple[bytes, bytes]]:
+    """The fields of a response whose body is not sent; their length is that of the body that a GET would have had."""
+    body, status = response.body, response.status
+    kept = _LENGTH_KEPT if status != 204 else _NOT_SENT
+    headers = _encode_headers(response.headers.items, context.request_id, kept)
+    if isinstance(body, StreamedBody):
+        await _close(body)
+    elif body and "content-length" not in response.headers and status != 204:
+        headers.append((b"content-length", b"%d" % len(body)))
+    return headers
 
 
 async def _send_chunks(body: StreamedBody, status: int, context: Context, send: Send) -> None:
@@ -363,9 +367,10 @@ def _read_headers(raw: list[tuple[bytes, bytes]]) -> tuple[HeaderItems, dict[str
         items = [(name.decode("latin-1"), _text(value)) for name, value in raw]
     fields = dict(items)
     wrong = ""
-    if len(fields) != len(items) and sum(name == "host" for name, _ in items) > 1:
+    repeated = len(fields) != len(items)
+    if repeated and sum(name == "host" for name, _ in items) > 1:
         wrong = "A request names its host, in one header."
-    if "connection" in fields:
+    if repeated or fields.get("connection", "") not in ORDINARY_CONNECTIONS:
         named = ",".join([value for name, value in items if name == "connection"])
         if named.lower() not in ORDINARY_CONNECTIONS:
             items = without_named(items, named)

@@ -33,6 +33,7 @@ from metergate.gateway.context import BACKGROUND
 from metergate.gateway.ending import (
     BACKGROUND_SECONDS,
     DRAIN_SECONDS,
+    GRACE_SECONDS,
     KILL_SECONDS,
     Restarts,
     end_in_order,
@@ -267,14 +268,17 @@ def assemble(
         await project.start()
 
     async def stop() -> None:
+        # Granian has seen to the requests before it calls. Other servers may stop while some wait for a decision.
+        await gateway.finish(GRACE_SECONDS)
         await BACKGROUND.drain(BACKGROUND_SECONDS)
-        await backends.stop()
         # Side by side: a mounted application may take its time, and what is recorded has to go out.
         await asyncio.gather(asyncio.to_thread(backends.drain, DRAIN_SECONDS), project.stop())
+        # Last: a read that is given up is a decision without an answer, which lets in under `onError: allow`.
+        await backends.stop()
         await upstream.stop()
         await metrics.stop()
 
-    return Gateway(
+    gateway = Gateway(
         Pipeline(project.router, project.hooks, project.policies),
         observe=metrics.observe,
         pages={METRICS_PATH: metrics.page, HEALTH_PATH: health(metrics, began=began)},
@@ -282,3 +286,4 @@ def assemble(
         start=start,
         stop=stop,
     )
+    return gateway
