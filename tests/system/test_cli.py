@@ -266,6 +266,10 @@ WRONG: dict[str, tuple[Callable[[Place], list[str | Path]], str]] = {
         lambda at: _openmeter(at, "meters: [{slug: a, eventType: a, aggregation: COUNT, valueProprty: $.a}]"),
         r'error: .*: \$\.meters\[0\]\.valueProprty: .* Did you mean "valueProperty"\?',
     ),
+    "openmeter, wrong section": (
+        lambda at: _openmeter(at, "meter: [{slug: a, eventType: a, aggregation: COUNT}]"),
+        r'error: .*: \$\.meter: is not a section that is known\. Did you mean "meters"\?',
+    ),
     "openmeter, data is a file": (
         lambda at: ["openmeter", "--data", at.file("file", "") / "data", "--port", str(free_port())],
         r"error: The data folder .*/file/data cannot be written: .* Name another with --data .*",
@@ -413,6 +417,18 @@ def test_the_embedded_server_keeps_its_data_and_asks_for_its_token(tmp_path, run
     answer = call(server.url, "/api/v1/meters/calls/query", key="s3cret")
     assert [row["value"] for row in answer.json["data"]] == [1]
     assert "s3cret" not in server.output()
+
+
+def test_the_embedded_server_says_what_it_has_loaded_and_what_it_has_passed_over(tmp_path, running):
+    document = {**METERS, "features": [{"key": "f", "name": "F"}], "sink": {}, "Telemetry": {}}
+    server = running(openmeter_server(tmp_path / "data", document))
+    config = tmp_path / "data.config.yaml"
+    first, second = [json.loads(line)["message"] for line in server.output().splitlines()]
+    assert first == (
+        f"serving OpenMeter's API on {server.url}, data in {tmp_path / 'data'}; "
+        f"{config} asks for 1 meter, 1 feature, no customer, no entitlement"
+    )
+    assert second == f"passed over in {config}, because they mean nothing here: sink, Telemetry"
 
 
 def test_events_of_a_gateway_that_is_stopped_while_openmeter_is_away_are_delivered_by_the_next_start(

@@ -1,9 +1,8 @@
 """The ``--config`` file of the embedded server.
 
-``meters:`` is written as in OpenMeter's own config.yaml, so that such a file can be taken as it is: what else
-stands in it (its addresses, Kafka, Postgres, …) is left alone. ``features:``, ``customers:`` and
-``entitlements:`` are ours, for trying things out: lists of objects as the API takes them. All of it is made
-at the start where it is missing.
+``meters:`` is written as in OpenMeter's own config.yaml, so that such a file can be taken as it is: its other sections
+(addresses, Kafka, Postgres, …) are passed over. ``features:``, ``customers:`` and ``entitlements:`` are ours, for trying
+things out: lists of objects as the API takes them. All of it is made at the start where it is missing.
 
 All findings come at once, with their JSON path.
 """
@@ -12,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,23 +19,82 @@ import msgspec
 import yaml
 
 from metergate.embedded.api.meters import MeterInput, input_findings
+from metergate.embedded.domain.customers import CustomerInput
+from metergate.embedded.domain.entitlements import EntitlementInputV2
+from metergate.embedded.domain.features import FeatureInput
+from metergate.embedded.domain.moments import format_rfc3339
+from metergate.embedded.shapes import read_shape
 from metergate.errors import ConfigurationError, Finding, error, nearest
 
-T = TypeVar("T")
-SECTIONS = ("meters", "features", "customers", "entitlements")
+T = TypeVar("T", bound=msgspec.Struct)
+
 _IGNORED = {"windowSize"}
 """Fields of a meter in OpenMeter's file without a meaning any more."""
+
+OTHER_SECTIONS = (
+    *(
+        "address",
+        "aggregation",
+        "apps",
+        "balanceWorker",
+        "billing",
+        "billingWorker",
+        "credit",
+        "credits",
+        "customer",
+    ),
+    *(
+        "dedupe",
+        "entitlements",
+        "environment",
+        "events",
+        "featureGate",
+        "ingest",
+        "namespace",
+        "notification",
+    ),
+    *(
+        "portal",
+        "postgres",
+        "productCatalog",
+        "progressManager",
+        "reservedEventTypes",
+        "server",
+        "sink",
+        "stripe",
+    ),
+    *("subject", "svix", "taxcode", "telemetry", "termination", "unitConfig"),
+)
+"""The sections of OpenMeter's config.yaml (app/config) that mean nothing here. Their case does not matter there."""
+
+
+class EntitlementItem(EntitlementInputV2, frozen=True, rename="camel", kw_only=True):
+    """An entitlement as the file has it: as the API takes it, and ``customer``, a key or an id."""
+
+    customer: str
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What is to be there after the start. All but the meters as they stand in the file, in the API's form."""
+    """What is to be there after the start. ``passed_over`` are the sections of the file that mean nothing here."""
 
     meters: tuple[MeterInput, ...] = ()
-    features: tuple[Mapping[str, Any], ...] = ()
-    customers: tuple[Mapping[str, Any], ...] = ()
-    entitlements: tuple[Mapping[str, Any], ...] = ()
+    features: tuple[FeatureInput, ...] = ()
+    customers: tuple[CustomerInput, ...] = ()
+    entitlements: tuple[EntitlementItem, ...] = ()
+    passed_over: tuple[str, ...] = ()
     file: str = ""
+
+    def __str__(self) -> str:
+        """How many there are of each: ``1 meter, no feature, 2 customers, 2 entitlements``."""
+        return ", ".join(_counted(len(getattr(self, name)), name.removesuffix("s")) for name in SECTIONS)
+
+
+SECTIONS = ("meters", "features", "customers", "entitlements")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count or 'no'} {noun}{'s' if count > 1 else ''}"
 
 
 def read_configuration(path: Path) -> Configuration:
@@ -72,59 +131,94 @@ def check_configuration(document: Any, *, file: str = "") -> tuple[Configuration
     """The document as a Configuration, and all that is wrong with it."""
     if not isinstance(document, Mapping):
         return Configuration(), [error("$", "must be an object", "Write meters: and a list below it.")]
+    passed_over, findings = _other_sections(document)
+    configuration = Configuration(
+        tuple(_meters(document, findings).values()),
+        tuple(_items(document, "features", FeatureInput, findings).values()),
+        tuple(_items(document, "customers", CustomerInput, findings).values()),
+        tuple(_items(document, "entitlements", EntitlementItem, findings).values()),
+        passed_over,
+        file,
+    )
+    return configuration, findings + _duplicates(document)
+
+
+def _other_sections(document: Mapping[Any, Any]) -> tuple[tuple[str, ...], list[Finding]]:
+    """OpenMeter's own sections, and a finding for each that nobody knows.
+
+    A list is never OpenMeter's where an object is: ``customer:`` above a list is a slip of ours, not its section.
+    """
+    own = {name.lower() for name in OTHER_SECTIONS}
+    passed_over: list[str] = []
     findings: list[Finding] = []
-    sections = {name: _section(document, name, findings) for name in SECTIONS}
-    meters = {
-        index: meter
-        for index, given in sections["meters"].items()
-        if (meter := _meter(given, f"$.meters[{index}]", findings)) is not None
-    }
-    findings += _duplicates(meters)
-    objects = {name: tuple(sections[name].values()) for name in SECTIONS[1:]}
-    return Configuration(tuple(meters.values()), **objects, file=file), findings
+    for name, value in document.items():
+        if name in SECTIONS and not _is_openmeters(name, value):
+            continue
+        close = nearest(str(name), SECTIONS)
+        if str(name).lower() in own and not (close and isinstance(value, list)):
+            passed_over.append(str(name))
+        else:
+            fix = close or nearest(str(name), OTHER_SECTIONS) or f"Known are {', '.join(SECTIONS)}."
+            findings.append(error(f"$.{name}", "is not a section that is known.", fix))
+    return tuple(passed_over), findings
 
 
-def _section(document: Mapping[str, Any], name: str, findings: list[Finding]) -> dict[int, Mapping[str, Any]]:
-    """The objects in a section by their place in it."""
-    given = document.get(name)
-    if given is None:
+def _is_openmeters(name: str, value: Any) -> bool:
+    """``entitlements:`` is an object of settings in OpenMeter's file, and a list in ours."""
+    return name == "entitlements" and isinstance(value, Mapping)
+
+
+def _meters(document: Mapping[str, Any], findings: list[Finding]) -> dict[int, MeterInput]:
+    meters = _items(document, "meters", MeterInput, findings)
+    for index, meter in meters.items():
+        findings += [error(f"$.meters[{index}]", message) for message in input_findings(meter)]
+    return meters
+
+
+def _items(
+    document: Mapping[str, Any], section: str, shape: type[T], findings: list[Finding]
+) -> dict[int, T]:
+    """The items of a section that are as they should be, by their place in it."""
+    given = document.get(section)
+    if given is None or _is_openmeters(section, given):
         return {}
     if not isinstance(given, list):
-        findings.append(error(f"$.{name}", "must be a list", "Begin each item with a dash."))
+        findings.append(error(f"$.{section}", "must be a list", "Begin each item with a dash."))
         return {}
+    items: dict[int, T] = {}
     for index, item in enumerate(given):
+        path = f"$.{section}[{index}]"
         if not isinstance(item, Mapping):
-            findings.append(error(f"$.{name}[{index}]", "must be an object"))
-    return {index: item for index, item in enumerate(given) if isinstance(item, Mapping)}
+            findings.append(error(path, "must be an object"))
+            continue
+        known = {name: value for name, value in item.items() if section != "meters" or name not in _IGNORED}
+        read, wrong = read_shape(_as_json(known), shape, path)
+        findings += wrong
+        if read is not None:
+            items[index] = read
+    return items
 
 
-def _meter(given: Mapping[str, Any], path: str, findings: list[Finding]) -> MeterInput | None:
-    known = [field.encode_name for field in msgspec.structs.fields(MeterInput)]
-    unknown = [name for name in given if name not in known and name not in _IGNORED]
-    findings += [
-        error(f"{path}.{name}", "is not a field of a meter.", nearest(str(name), known)) for name in unknown
-    ]
-    try:
-        meter = msgspec.convert(dict(given), MeterInput)
-    except msgspec.ValidationError as exception:
-        findings.append(_convert_finding(path, str(exception)))
-        return None
-    findings += [error(path, message) for message in input_findings(meter)]
-    return meter
-
-
-def _convert_finding(path: str, message: str) -> Finding:
-    """msgspec puts the place at the end: ``Expected `str`, got `int` - at `$.slug` ``."""
-    text, _, place = message.partition(" - at `$")
-    return error(path + place.rstrip("`"), text)
-
-
-def _duplicates(meters: Mapping[int, MeterInput]) -> list[Finding]:
+def _duplicates(document: Mapping[str, Any]) -> list[Finding]:
+    meters = document.get("meters")
     seen: dict[str, int] = {}
     findings = []
-    for index, meter in meters.items():
-        first = seen.setdefault(meter.slug, index)
-        if first != index:
-            message = f'"{meter.slug}" is the slug of $.meters[{first}] already'
+    for index, meter in enumerate(meters if isinstance(meters, list) else ()):
+        slug = meter.get("slug") if isinstance(meter, Mapping) else None
+        if isinstance(slug, str) and seen.setdefault(slug, index) != index:
+            message = f'"{slug}" is the slug of $.meters[{seen[slug]}] already'
             findings.append(error(f"$.meters[{index}].slug", message, "Give it another."))
     return findings
+
+
+def _as_json(value: Any) -> Any:
+    """YAML reads dates as dates; the API takes texts."""
+    if isinstance(value, Mapping):
+        return {name: _as_json(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_as_json(item) for item in value]
+    if isinstance(value, datetime):
+        return format_rfc3339(value if value.tzinfo else value.replace(tzinfo=UTC))
+    if isinstance(value, date):
+        return format_rfc3339(datetime.combine(value, time(), UTC))
+    return value

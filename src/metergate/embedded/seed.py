@@ -17,21 +17,20 @@ balance, and changing a file must not reset it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, date, datetime, time
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 
 from metergate.embedded.api.problems import NotFound, Problem
+from metergate.embedded.config import EntitlementItem
 from metergate.embedded.domain.customers import Customer, CustomerInput, make_customer
-from metergate.embedded.domain.entitlements import Entitlement, EntitlementInputV2, Refused, make_entitlement
+from metergate.embedded.domain.entitlements import Entitlement, Refused, make_entitlement
 from metergate.embedded.domain.features import Feature, FeatureInput, make_feature
-from metergate.embedded.domain.moments import format_rfc3339
 from metergate.embedded.store.catalog import Catalog
-from metergate.errors import ConfigurationError, Finding, error, nearest
+from metergate.errors import ConfigurationError, Finding, error
 
-Item = Mapping[str, Any]
 T = TypeVar("T", bound=msgspec.Struct)
 
 _FEATURE_FIELDS = ("name", "metadata", "meter_slug", "filters", "unit_cost")
@@ -45,19 +44,13 @@ _METERING_FIELDS = (
 )
 
 
-class EntitlementItem(EntitlementInputV2, frozen=True, rename="camel", kw_only=True):
-    """An entitlement as the file has it."""
-
-    customer: str
-
-
 async def seed(
     catalog: Catalog,
     now: datetime,
     *,
-    features: Sequence[Item] = (),
-    customers: Sequence[Item] = (),
-    entitlements: Sequence[Item] = (),
+    features: Sequence[FeatureInput] = (),
+    customers: Sequence[CustomerInput] = (),
+    entitlements: Sequence[EntitlementItem] = (),
     file: str = "",
 ) -> list[str]:
     """Make what is missing; the differences to what is there, one sentence each.
@@ -66,9 +59,9 @@ async def seed(
         ConfigurationError: with everything that cannot be made, its path in the file first.
     """
     seeding = _Seeding(catalog, now)
-    await seeding.all("features", features, FeatureInput, seeding.feature)
-    await seeding.all("customers", customers, CustomerInput, seeding.customer)
-    await seeding.all("entitlements", entitlements, EntitlementItem, seeding.entitlement)
+    await seeding.all("features", features, seeding.feature)
+    await seeding.all("customers", customers, seeding.customer)
+    await seeding.all("entitlements", entitlements, seeding.entitlement)
     if seeding.findings:
         raise ConfigurationError([finding.at(file=file) for finding in seeding.findings])
     return seeding.warnings
@@ -81,17 +74,13 @@ class _Seeding:
         self.findings: list[Finding] = []
         self.warnings: list[str] = []
 
-    async def all(
-        self, section: str, items: Sequence[Item], shape: type[T], make: Callable[[T], Awaitable[None]]
-    ) -> None:
+    async def all(self, section: str, items: Sequence[T], make: Callable[[T], Awaitable[None]]) -> None:
         """Make each item of a section; what cannot be made becomes a finding and the next one is tried."""
         for index, item in enumerate(items):
-            path = f"$.{section}[{index}]"
-            if (given := self._read(path, item, shape)) is None:
-                continue
             try:
-                await make(given)
+                await make(item)
             except Problem as problem:
+                path = f"$.{section}[{index}]"
                 self.findings.append(error(path, problem.detail.removeprefix(problem.prefix)))
 
     async def feature(self, given: FeatureInput) -> None:
@@ -140,20 +129,6 @@ class _Seeding:
         if intervals[0] != intervals[1]:
             self._differs(name, ["usagePeriod"])
 
-    def _read(self, path: str, item: Item, shape: type[T]) -> T | None:
-        known = [field.encode_name for field in msgspec.structs.fields(shape)]
-        unknown = [name for name in item if name not in known]
-        self.findings += [
-            error(f"{path}.{name}", "is not a field that is known here.", nearest(str(name), known))
-            for name in unknown
-        ]
-        try:
-            return msgspec.convert(_as_json(item), shape)
-        except msgspec.ValidationError as exception:
-            text, _, place = str(exception).partition(" - at `$")
-            self.findings.append(error(path + place.rstrip("`"), text))
-            return None
-
     def _compare(
         self, name: str, present: msgspec.Struct, wanted: msgspec.Struct, fields: Sequence[str]
     ) -> None:
@@ -171,16 +146,3 @@ class _Seeding:
 def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(part.title() for part in rest)
-
-
-def _as_json(value: Any) -> Any:
-    """YAML reads dates as dates; the API takes texts."""
-    if isinstance(value, Mapping):
-        return {name: _as_json(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_as_json(item) for item in value]
-    if isinstance(value, datetime):
-        return format_rfc3339(value if value.tzinfo else value.replace(tzinfo=UTC))
-    if isinstance(value, date):
-        return format_rfc3339(datetime.combine(value, time(), UTC))
-    return value

@@ -46,7 +46,11 @@ TABLES = (event_tables, meter_tables, catalog_tables)
 
 
 def create_app(
-    data: Path, *, config: Path | None = None, token: str | None = None, clock: Clock = system_clock
+    data: Path,
+    *,
+    config: Path | Configuration | None = None,
+    token: str | None = None,
+    clock: Clock = system_clock,
 ) -> Application:
     """The ASGI application over the data folder, which it opens at once.
 
@@ -54,7 +58,7 @@ def create_app(
     after the last; servers with lifespan support do both. With ``token`` every request needs ``Authorization:
     Bearer <token>``. Raises ConfigurationError for a folder or a configuration that cannot be used.
     """
-    configuration = Configuration() if config is None else read_configuration(config)
+    configuration = _configuration(config)
     database = Database.open(data, [statement for module in TABLES for statement in module.SCHEMA])
     meter_store = MeterStore(database)
     event_store = EventStore(database, clock)
@@ -78,6 +82,12 @@ def create_app(
 
     routes = [route for module in MODULES for route in module.routes(services)]
     return Application(routes, token=token, startup=startup, shutdown=shutdown)
+
+
+def _configuration(config: Path | Configuration | None) -> Configuration:
+    if config is None:
+        return Configuration()
+    return config if isinstance(config, Configuration) else read_configuration(config)
 
 
 async def apply(configuration: Configuration, services: Services) -> None:
@@ -119,9 +129,22 @@ def serve(
     Raises ConfigurationError when the folder, the configuration or the address cannot be used.
     """
     address = _find_address(host, port)
-    app = create_app(data, config=config, token=token, clock=clock)
+    configuration = _configuration(config)
+    app = create_app(data, config=configuration, token=token, clock=clock)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_live(app, address, port))
+        runner.run(_live(app, address, port, lambda: _say_start(configuration, data, address, port)))
+
+
+def _say_start(configuration: Configuration, data: Path, address: str, port: int) -> None:
+    """What a newcomer wants to know of the start, in a line."""
+    host = f"[{address}]" if ":" in address else address
+    file = configuration.file
+    loaded = f"{file} asks for {configuration}" if file else "no --config, so only what the data hold"
+    extra = {"address": address, "port": port, "data": str(data.absolute())}
+    log.info("serving OpenMeter's API on http://%s:%d, data in %s; %s", host, port, data, loaded, extra=extra)
+    if configuration.passed_over:
+        names = ", ".join(configuration.passed_over)
+        log.info("passed over in %s, because they mean nothing here: %s", file, names)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -133,9 +156,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return None
 
 
-async def _live(app: Application, address: str, port: int) -> None:
+async def _live(app: Application, address: str, port: int, say_start: Callable[[], None]) -> None:
     try:
         await app.startup()
+        say_start()
         await _serve_until_signal(app, address, port)
     finally:
         await app.shutdown()
@@ -159,7 +183,6 @@ async def _serve_until_signal(app: Application, address: str, port: int) -> None
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     serving = asyncio.ensure_future(server.serve())
-    log.info("serving OpenMeter's API", extra={"address": address, "port": port})
     await asyncio.wait({serving, asyncio.ensure_future(stopping.wait())}, return_when=asyncio.FIRST_COMPLETED)
     server.stop()  # type: ignore[no-untyped-call]
     await asyncio.wait({serving}, timeout=STOP_SECONDS)
