@@ -40,6 +40,7 @@ from metergate.gateway.http import (
     StreamedBody,
 )
 from metergate.gateway.patience import Patience
+from metergate.gateway.presence import Presence
 from metergate.gateway.requestids import new_request_id
 from metergate.gateway.target import resolve_path, resolve_query
 from metergate.gateway.upstream import HOP_BY_HOP, ORDINARY_CONNECTIONS, without_named
@@ -58,7 +59,6 @@ _log = logging.getLogger("metergate.gateway")
 
 _NOT_SENT: Final = HOP_BY_HOP | {"content-length", "zp-rid"}
 _LENGTH_KEPT: Final = HOP_BY_HOP | {"zp-rid"}
-_AGAIN_SECONDS: Final = 0.5
 
 
 class Gateway:
@@ -236,7 +236,7 @@ class Gateway:
         headers = _encode_headers(response.headers.items, context.request_id, _NOT_SENT)
         if body.length is not None:
             headers.append((b"content-length", b"%d" % body.length))
-        presence = _Presence(client, receive)
+        presence = Presence(client, receive)
         try:
             if body.length == 0:
                 await _settle(context, response.status)
@@ -324,36 +324,6 @@ async def _close(body: StreamedBody) -> None:
         if close is not None:
             with suppress(Exception):
                 await close()
-
-
-class _Presence:
-    """Watches for the client's leaving while its response is streamed, and cancels the task that sends it.
-
-    The server takes chunks for a closed connection without a word. Somebody's code may swallow a cancellation: it is
-    repeated until the task has ended.
-    """
-
-    __slots__ = ("_sender", "_watch", "left")
-
-    def __init__(self, body: RequestBody, receive: Receive) -> None:
-        self.left = False
-        self._sender = asyncio.current_task()
-        self._watch = asyncio.ensure_future(self._run(body, receive))
-
-    async def _run(self, body: RequestBody, receive: Receive) -> None:
-        if isinstance(body, ClientBody):
-            await body.gone()
-        else:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-        self.left = True
-        while self._sender is not None:
-            self._sender.cancel()
-            await asyncio.sleep(_AGAIN_SECONDS)
-
-    def forget(self) -> None:
-        """The response is over."""
-        self._watch.cancel()
 
 
 def _read_headers(raw: list[tuple[bytes, bytes]]) -> tuple[HeaderItems, dict[str, str], str]:
