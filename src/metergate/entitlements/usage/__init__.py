@@ -1,0 +1,1 @@
+"""What this host has let through and OpenMeter cannot have counted yet. The rule: docs/limits.md."""

@@ -1,0 +1,139 @@
+"""The shared memory of a host's count: files in a folder, mapped by every process of the gateway.
+
+`places` is the table of places, `column-0`, `column-1`, … belong to one process each, which keeps its column
+locked for as long as it lives. A dead process leaves its column to the next that starts: the sums in it go on.
+After a new start of the machine the clock has begun anew and nothing in the files is of use; they are made
+again.
+
+Without a folder everything is in this process's memory, and so is the count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from metergate.entitlements.usage import column, places
+from metergate.entitlements.usage.column import Column
+from metergate.entitlements.usage.places import MOST_PLACES, Places
+
+TABLE = "places"
+LAYOUT = 1
+MOST_COLUMNS = 256
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Folder:
+    """The table and the columns of one OpenMeter on this host."""
+
+    def __init__(self, path: Path | None, *, most_places: int = MOST_PLACES) -> None:
+        """Makes or opens the files. Raises OSError where the folder cannot be written.
+
+        Args:
+            path: on a local file system; nothing else may be in it.
+            most_places: a power of two, the same for all who open the folder.
+        """
+        self.path = path
+        self._most = most_places
+        self._files: list[int] = []
+        self._lock_file = -1
+        if path is None:
+            words = memoryview(mmap.mmap(-1, places.bytes_for(most_places)))
+            self.columns = [Column(memoryview(mmap.mmap(-1, column.bytes_for(most_places))).cast("d"))]
+            self.own = 0
+            self.places = Places(words.cast("Q"), most_places, contextlib.nullcontext)
+            self.places.columns = 1
+            return
+        path.mkdir(parents=True, exist_ok=True)
+        self._lock_file = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        with self._locked():
+            _forget_other_boots(path, most_places)
+            table = self._map(path / TABLE, places.bytes_for(most_places))
+            self.places = Places(table.cast("Q"), most_places, self._locked)
+            self.columns = []
+            self.own = self._take_column(path)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Map the columns of processes that started since."""
+        while self.path is not None and len(self.columns) < self.places.columns:
+            numbers = self._map(self.path / f"column-{len(self.columns)}", column.bytes_for(self._most))
+            self.columns.append(Column(numbers.cast("d")))
+
+    @contextlib.contextmanager
+    def borrowed(self, number: int) -> Iterator[bool]:
+        """Whether that column's process is dead; inside, nobody else takes the column over."""
+        if self.path is None or number == self.own:
+            yield False
+            return
+        file = os.open(self.path / f"column-{number}", os.O_RDWR)
+        try:
+            yield _try_lock(file)
+        finally:
+            os.close(file)
+
+    def close(self) -> None:
+        """Leave the column to others. The mapped memory goes with the last who looks at it."""
+        for file in (*self._files, self._lock_file):
+            if file >= 0:
+                os.close(file)
+        self._files, self._lock_file = [], -1
+
+    def _take_column(self, path: Path) -> int:
+        """A column that nobody has, or a new one. The folder's lock is held."""
+        for number in range(MOST_COLUMNS):
+            name = path / f"column-{number}"
+            file = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
+            if _try_lock(file):
+                self._files.append(file)
+                self.places.columns = max(self.places.columns, number + 1)
+                self.refresh()
+                self.columns[number].drop_held(self._most)
+                return number
+            os.close(file)
+        raise OSError(f"{path} is in use by {MOST_COLUMNS} processes")
+
+    def _map(self, path: Path, length: int) -> memoryview:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if os.fstat(file).st_size < length:
+                os.ftruncate(file, length)
+            return memoryview(mmap.mmap(file, length))
+        finally:
+            os.close(file)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
+
+def _try_lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _forget_other_boots(path: Path, most: int) -> None:
+    """Remove what was counted before the machine started. The folder's lock is held."""
+    boot = path / "boot"
+    now = f"{_BOOT.read_text(encoding='ascii').strip()} layout {LAYOUT}, {most} places"
+    if boot.exists() and boot.read_text(encoding="ascii", errors="replace") == now:
+        return
+    for old in (path / TABLE, *path.glob("column-*")):
+        old.unlink(missing_ok=True)
+    boot.write_text(now, encoding="ascii")
+
+
+def can_share() -> bool:
+    """Whether this system says when it was started; without, no file can outlive a process."""
+    return _BOOT.exists()

@@ -1,0 +1,186 @@
+"""The local count: what was recorded on this host and cannot be in OpenMeter's answer yet.
+
+The rule (docs/limits.md says why it holds). OpenMeter is asked at a time ``t`` and answers with a balance. Of
+what this host has recorded, that balance surely holds what OpenMeter had acknowledged ``visibility`` seconds
+before ``t``: the *base*. Everything else counts here. So, later,
+
+    left = balance - (recorded - base) - held
+
+where ``held`` is what the requests hold that were let in and have not ended. ``recorded`` and ``held`` of all
+processes of the host are read at that moment; the base is fixed before OpenMeter is asked. Whatever cannot be
+known counts twice, never not at all: an answer may come out too strict for as long as ``visibility``, and
+never too loose.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from metergate.entitlements.usage.column import NEVER, Column
+from metergate.entitlements.usage.folder import Folder
+from metergate.entitlements.usage.places import Place
+from metergate.entitlements.usage.watermark import Watermark
+
+IDLE_SECONDS = 600.0
+"""A place that nobody used for so long may be given to somebody else once all are taken."""
+_STEPS = 16
+"""Parts of ``visibility`` in which it is known what was acknowledged when."""
+
+
+class Ledger:
+    """The count of one OpenMeter on this host, and this process's part in it.
+
+    On one thread, the one that records.
+    """
+
+    def __init__(
+        self, folder: Folder, watermark: Watermark, clock: Callable[[], float], *, visibility: float
+    ) -> None:
+        """
+        Args:
+            folder: where the processes of the host meet.
+            watermark: of what this process records.
+            clock: seconds, the same in all processes of the host.
+            visibility: seconds after which OpenMeter's answers hold what it acknowledged; also how far its
+                clock may be behind ours.
+        """
+        self.folder = folder
+        self.visibility = visibility
+        self._watermark = watermark
+        self._clock = clock
+        self._spacing = visibility / _STEPS
+        self._own = folder.columns[folder.own]
+        self._seen = NEVER
+        self._spent_at = clock()
+        self._inherits = True
+        self._fence = threading.Lock()
+
+    # --- recording
+
+    def spend(self, place: Place, cost: float) -> None:
+        """Count what is about to be recorded. Before the event is written anywhere."""
+        if cost > 0:
+            self._spent_at = now = self._clock()
+            self._own.spend(place.number, cost, now, self._seen, self._spacing)
+
+    def reach(self, place: Place, level: float) -> None:
+        """Count a level that is about to be recorded: a value that does not add to others."""
+        self._spent_at = now = self._clock()
+        self._own.reach(place.number, level, now, self._seen, self._spacing)
+
+    def now(self) -> float:
+        """The time by which everything is counted."""
+        return self._clock()
+
+    def has_seen(self, then: float) -> bool:
+        """Whether what this process recorded then is in every answer asked for from now on."""
+        return self._seen > then
+
+    def hold(self, place: Place, amount: float) -> None:
+        """Hold an amount for a request; a negative one gives it back."""
+        self._own.hold(place.number, amount)
+
+    def recent(self, place: Place) -> float:
+        """What the last event cost that this process recorded here; 0 where there was none."""
+        return self._own.recent(place.number)
+
+    # --- deciding
+
+    def committed(self, place: Place) -> float:
+        """What all processes have recorded and hold, as of now."""
+        number, total = place.number, 0.0
+        for column in self._columns():
+            total += column.committed(number)
+        return total
+
+    def level(self, place: Place, seen: tuple[float, ...]) -> float:
+        """The highest level that was recorded and may be missing in the answer that these times belong to."""
+        levels = (
+            column.level(place.number, seen[index] if index < len(seen) else NEVER)
+            for index, column in enumerate(self._columns())
+        )
+        return max(levels)
+
+    def take(self, place: Place, amount: float, ceiling: float, *, whole: bool) -> bool:
+        """Hold an amount if there is enough: all of it where ``whole``, else anything at all.
+
+        ``ceiling``: a balance and its base together. First it holds and then it looks, so of two processes
+        that want the last unit at the same time at least one sees the other.
+        """
+        self._own.hold(place.number, amount)
+        with self._fence:  # the processor, too, has to write before it reads
+            pass
+        committed = self.committed(place)
+        if (committed <= ceiling) if whole else (committed - amount < ceiling):
+            return True
+        self._own.hold(place.number, -amount)
+        return False
+
+    def is_current(self, place: Place) -> bool:
+        """Whether the place still belongs to whom it was given."""
+        return self.folder.places.is_current(place)
+
+    # --- asking
+
+    def seen(self) -> tuple[float, ...]:
+        """For each column: all that was recorded earlier is in any answer that is asked for from now on."""
+        until = self._clock() - self.visibility
+        return tuple(column.seen(until) for column in self._columns())
+
+    def base(self, place: Place, seen: tuple[float, ...]) -> float:
+        """What an answer surely holds of what was recorded here, by what `seen` gave before it was asked for."""
+        columns = zip(self.folder.columns, seen, strict=False)
+        return sum(column.base(place.number, before) for column, before in columns)
+
+    def place(self, subject: str, feature: str) -> Place | None:
+        """The place of this feature of this subject; None where there is no room for another."""
+        return self.folder.places.find(subject, feature) or self.folder.places.add(
+            subject, feature, self._is_idle
+        )
+
+    def _columns(self) -> list[Column]:
+        """Those of all processes, also of one that started just now."""
+        if len(self.folder.columns) != self.folder.places.columns:
+            self.folder.refresh()
+        return self.folder.columns
+
+    def _is_idle(self, number: int) -> bool:
+        since = self._clock() - IDLE_SECONDS
+        columns = zip(self.folder.columns, self.seen(), strict=True)
+        return all(column.is_idle(number, since, before) for column, before in columns)
+
+    # --- what OpenMeter has acknowledged
+
+    def tend(self, *, left_behind: bool) -> bool:
+        """Say how far OpenMeter has come. Some times a second, until nothing more is to be said.
+
+        Args:
+            left_behind: there are events still to be sent of a process that is dead. They may be what was
+                counted in the column that we took over; so nothing is said until they are sent.
+
+        Returns:
+            Whether to come again; not once any answer holds all that this process has recorded.
+        """
+        now = self._clock()
+        before = self._watermark.advance(now)
+        self._inherits = self._inherits and left_behind
+        if self._inherits:
+            return True
+        self._own.publish(now, before, self._spacing)
+        self._seen = self._own.seen(now - self.visibility)
+        return self._seen <= self._spent_at
+
+    def tend_the_dead(self, left_behind: Callable[[], bool]) -> None:
+        """The same for columns whose process is dead and that nobody took over; every second or so.
+
+        ``left_behind`` is called when it is sure that such a process is dead.
+        """
+        for number, column in enumerate(self.folder.columns):
+            with self.folder.borrowed(number) as dead:
+                if not dead:
+                    continue
+                column.drop_held(len(self.folder.places))
+                if not left_behind():
+                    now = self._clock()
+                    column.publish(now, now, self._spacing)

@@ -1,0 +1,255 @@
+"""Local usage as the decision needs it: for each answer of OpenMeter a ceiling per feature, and what was
+recorded and is held against it. The rule itself is in `ledger`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from metergate.entitlements.usage.costs import NONE, Costs, FeatureCost, Kind, read_costs
+from metergate.entitlements.usage.ledger import Ledger
+from metergate.entitlements.usage.places import Place
+from metergate.openmeter.catalog import Catalog
+from metergate.openmeter.values import FeatureValue
+
+_log = logging.getLogger("metergate.entitlements")
+
+MOST_REMEMBERED = 50_000
+
+
+class Recorded(Protocol):
+    """An event as far as it is counted here: `metergate.policy.events.RecordedEvent`."""
+
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def subject(self) -> str: ...
+
+    @property
+    def data(self) -> Mapping[str, object] | None: ...
+
+
+class Asked(NamedTuple):
+    """What was known of a feature before OpenMeter was asked."""
+
+    feature: str
+    place: Place
+    kind: Kind
+    base: float
+    seen: tuple[float, ...]
+
+
+class Ceiling(NamedTuple):
+    """How far a feature may be used before OpenMeter has to be asked again.
+
+    A flow: as long as what is recorded and held here stays below ``amount``. A level (``seen`` is there): as
+    long as no value recorded since then reaches it.
+    """
+
+    feature: str
+    place: Place
+    amount: float
+    balance: float
+    seen: tuple[float, ...] | None = None
+
+
+class Hold:
+    """What a request holds until it has ended. ``release`` it, whatever becomes of the request."""
+
+    __slots__ = ("_ledger", "_parts")
+
+    def __init__(self, ledger: Ledger, parts: Sequence[tuple[Place, float]]) -> None:
+        self._ledger = ledger
+        self._parts = parts
+
+    def __repr__(self) -> str:
+        return f"<Hold {[amount for _, amount in self._parts]}>"
+
+    def release(self) -> None:
+        """Give back what is held; calling it again does nothing."""
+        parts, self._parts = self._parts, ()
+        for place, amount in parts:
+            self._ledger.hold(place, -amount)
+
+
+class UsedUp(NamedTuple):
+    """A feature of which nothing is left by the local count: its balance at OpenMeter, and what it lacks."""
+
+    feature: str
+    left: float
+
+
+class LocalUsage:
+    """Counts what this process records, and takes from what is left. On the thread that records.
+
+    ``watch`` names the features that count; ``learn`` says how. Until then nothing is counted.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.crowded_out = 0
+        """How often a feature of a subject could not be counted because all places are taken."""
+        self._watched: frozenset[str] = frozenset()
+        self._catalog: Catalog | None = None
+        self._costs: Costs = NONE
+        self._said: set[str] = set()
+        self._places: dict[tuple[str, str], Place] = {}
+        self._values: dict[tuple[Place, str], float] = {}
+
+    @property
+    def knows(self) -> bool:
+        """Whether it was learnt how events count."""
+        return self._catalog is not None
+
+    def watch(self, features: Iterable[str]) -> None:
+        """Count for these features too."""
+        more = self._watched | frozenset(features)
+        if more != self._watched:
+            self._watched = more
+            if self._catalog is not None:
+                self.learn(self._catalog)
+
+    def learn(self, catalog: Catalog) -> None:
+        """Take how events count from OpenMeter's features and meters; what was counted so far stays."""
+        self._catalog = catalog
+        self._costs = read_costs(catalog, self._watched)
+        for feature, why in self._costs.unknown.items():
+            if feature not in self._said:
+                self._said.add(feature)
+                _log.warning(
+                    "feature %s is not counted here: %s. OpenMeter's own answers decide alone", feature, why
+                )
+
+    # --- recording
+
+    def spend(self, events: Iterable[Recorded]) -> None:
+        """Count events that are about to be recorded. Before they are written anywhere."""
+        for event in events:
+            for cost in self._costs.of(event.type):
+                if cost.is_constant:
+                    self._spend(event.subject, cost.feature, 1.0)
+                elif cost.counts(event.data):
+                    self._spend_by(cost, event)
+
+    def _spend_by(self, cost: FeatureCost, event: Recorded) -> None:
+        place = self._place(event.subject, cost.feature)
+        if place is None:
+            return
+        if cost.kind == "flow":
+            self.ledger.spend(place, cost.amount(event.data))
+        elif cost.kind == "level":
+            self.ledger.reach(place, cost.amount(event.data))
+        elif (key := cost.key(event.data)) is not None and self._is_new(place, key):
+            self.ledger.spend(place, 1.0)
+
+    def _spend(self, subject: str, feature: str, cost: float) -> None:
+        place = self._place(subject, feature)
+        if place is not None:
+            self.ledger.spend(place, cost)
+
+    def _is_new(self, place: Place, key: str) -> bool:
+        """Whether a value costs: not while one that was recorded before is counted here."""
+        value, now = (place, key), self.ledger.now()
+        counted_at = self._values.get(value)
+        if counted_at is not None and not self.ledger.has_seen(counted_at):
+            return False
+        if len(self._values) >= MOST_REMEMBERED:
+            self._values.clear()
+        self._values[value] = now
+        return True
+
+    # --- asking
+
+    def ask(self, subject: str) -> tuple[Asked, ...]:
+        """What an answer will surely hold. Call it just before OpenMeter is asked."""
+        if not self._costs.kinds:
+            return ()
+        seen = self.ledger.seen()
+        asked = []
+        for feature, kind in self._costs.kinds.items():
+            place = self._place(subject, feature)
+            if place is not None:
+                asked.append(Asked(feature, place, kind, self.ledger.base(place, seen), seen))
+        return tuple(asked)
+
+    def ceilings(self, asked: Iterable[Asked], values: Iterable[FeatureValue]) -> tuple[Ceiling, ...]:
+        """What an answer allows of each feature that has a balance and is counted here.
+
+        Access with nothing left is a soft limit, which nothing uses up.
+        """
+        by_feature = {value.feature: value for value in values}
+        ceilings = []
+        for one in asked:
+            value = by_feature.get(one.feature)
+            if value is None or not value.has_access or value.balance is None or value.balance <= 0:
+                continue
+            if one.kind == "level":
+                amount = value.balance + (value.usage or 0.0)
+                ceilings.append(Ceiling(one.feature, one.place, amount, value.balance, one.seen))
+            else:
+                ceilings.append(Ceiling(one.feature, one.place, value.balance + one.base, value.balance))
+        return tuple(ceilings)
+
+    # --- deciding
+
+    def take(
+        self, ceilings: Iterable[Ceiling], features: tuple[str, ...], reserves: Mapping[str, float]
+    ) -> Hold | UsedUp | None:
+        """Hold what a request may cost of each feature, or say which has not enough left. None: a place has gone
+        to somebody else, and OpenMeter has to be asked again.
+
+        ``reserves``: what to hold, and what has to be left, by feature. Of others something has to be left, and
+        as much is held as the last event here cost, or 1.
+        """
+        parts: list[tuple[Place, float]] = []
+        hold = Hold(self.ledger, parts)
+        for ceiling in ceilings:
+            if ceiling.feature not in features:
+                continue
+            if not self.ledger.is_current(ceiling.place):
+                hold.release()
+                return None
+            if not self._take(ceiling, reserves.get(ceiling.feature), parts):
+                hold.release()
+                return UsedUp(ceiling.feature, self.left(ceiling))
+        return hold
+
+    def _take(self, ceiling: Ceiling, reserve: float | None, parts: list[tuple[Place, float]]) -> bool:
+        if ceiling.seen is not None:
+            return self.left(ceiling) > 0
+        whole = reserve is not None
+        amount = reserve if reserve is not None else self.ledger.recent(ceiling.place) or 1.0
+        if not self.ledger.take(ceiling.place, amount, ceiling.amount, whole=whole):
+            return False
+        parts.append((ceiling.place, amount))
+        return True
+
+    def left(self, ceiling: Ceiling) -> float:
+        """What is left of a feature as of now: of OpenMeter's balance what was not recorded here, nor is held."""
+        if ceiling.seen is not None:
+            return min(ceiling.amount - self.ledger.level(ceiling.place, ceiling.seen), ceiling.balance)
+        return min(ceiling.amount - self.ledger.committed(ceiling.place), ceiling.balance)
+
+    def _place(self, subject: str, feature: str) -> Place | None:
+        key = subject, feature
+        place = self._places.get(key)
+        if place is not None and self.ledger.is_current(place):
+            return place
+        place = self.ledger.place(subject, feature)
+        if place is None:
+            self._crowd_out()
+            return None
+        if len(self._places) >= MOST_REMEMBERED:
+            self._places.clear()
+        self._places[key] = place
+        return place
+
+    def _crowd_out(self) -> None:
+        if not self.crowded_out:
+            _log.error(
+                "the local count is full: what further subjects use is decided by OpenMeter's answers alone"
+            )
+        self.crowded_out += 1
