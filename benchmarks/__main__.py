@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import ingest, inside, parts, proxies, streams
+from benchmarks import ingest, inside, parts, proxies, store, streams
 from benchmarks.machine import describe
 from benchmarks.report import Report, Section, show
 
@@ -49,6 +49,8 @@ def _sections(folder: Path, *, quick: bool) -> dict[str, Callable[[], Section]]:
         "inside": lambda: inside.inside(folder, calls, rounds),
         "pieces": lambda: parts.pieces(folder, calls, rounds),
         "sending": lambda: parts.sending(folder, 10_000 if quick else 200_000, min(rounds, 3)),
+        "store": lambda: store.storing(folder / "store", 100_000 if quick else 1_000_000, calls // 10),
+        "store10": lambda: store.storing(folder / "store10", 200_000 if quick else 10_000_000, calls // 10),
         "ingest": lambda: ingest.ingesting(folder, batches, min(rounds, 3)),
     }
 

@@ -62,7 +62,7 @@ def create_app(
     database = Database.open(data, [statement for module in TABLES for statement in module.SCHEMA])
     meter_store = MeterStore(database)
     event_store = EventStore(database, clock)
-    catalog = Catalog(database, meter_store, event_store.marks)
+    catalog = Catalog(database, meter_store, event_store.rollups)
     services = Services(
         database=database,
         clock=clock,

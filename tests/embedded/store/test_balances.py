@@ -13,6 +13,7 @@ from metergate.embedded.domain.meters import Aggregation, Meter
 from metergate.embedded.store import balances, events
 from metergate.embedded.store.balances import Usage
 from metergate.embedded.store.database import Database
+from metergate.embedded.store.rollups import Measure, Rollups
 from metergate.embedded.store.usage import measured
 
 START = datetime(2026, 3, 15, 12, 0, tzinfo=UTC)
@@ -80,14 +81,13 @@ def test_both_ways_of_asking_give_what_the_definition_says(cursor, aggregation, 
         end = START + timedelta(minutes=cut)
         phases.append(Phase(start, end, period))
         start, period = end, end if cut in resets else period
-    usage = Usage(cursor, meter(aggregation), {}, ["a", "b"])
+    usage = Usage(Measure(meter(aggregation), {}, ("a", "b")), Rollups(lambda: START))
     wanted = [Decimal(expected(aggregation, rows, phase)) for phase in phases]
     few = balances.FEW_PHASES
     try:
-        balances.FEW_PHASES = 100
-        assert usage.of(phases) == wanted
-        balances.FEW_PHASES = 0
-        assert usage.of(phases) == wanted
+        for balances.FEW_PHASES in (100, 0):
+            assert usage.scan(cursor, phases) == wanted
+            assert usage.read(cursor, phases) == wanted
     finally:
         balances.FEW_PHASES = few
 
@@ -95,7 +95,9 @@ def test_both_ways_of_asking_give_what_the_definition_says(cursor, aggregation, 
 def test_nobody_has_used_nothing(cursor):
     fill(cursor, [(1, 1, "a")] * 3)
     phase = Phase(START, START + timedelta(minutes=1), START)
-    assert Usage(cursor, meter(Aggregation.COUNT), {}, []).of([phase] * 10) == [0] * 10
+    usage = Usage(Measure(meter(Aggregation.COUNT), {}, ()), Rollups(lambda: START))
+    assert usage.scan(cursor, [phase] * 10) == usage.scan(cursor, [phase] * 2) * 5 == [0] * 10
+    assert usage.known([phase]) == [0]
 
 
 @pytest.mark.parametrize(

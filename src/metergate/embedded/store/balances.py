@@ -1,14 +1,15 @@
-"""What entitlements come to: the questions of the domain, asked of the meters and answered, in one read.
+"""What entitlements come to: the questions of the domain, asked of the meters and answered.
 
-A value counts every event that was acknowledged before it was asked for: usage is read from the events, or
-from the roll-ups of what was read before and the events since.
+A value counts every event that was acknowledged before it was asked for: usage comes from roll-ups, which are in
+memory, or where they do not know it from a scan of the events.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime, tzinfo
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 
 from metergate.embedded.domain.entitlements import (
@@ -19,111 +20,103 @@ from metergate.embedded.domain.entitlements import (
     ask,
     plain_value,
 )
-from metergate.embedded.domain.filters import StringFilter
 from metergate.embedded.domain.grants import ZERO, Phase
-from metergate.embedded.domain.meters import Aggregation, Meter
+from metergate.embedded.domain.meters import Aggregation
 from metergate.embedded.domain.query import MeterQuery
 from metergate.embedded.domain.windows import WindowSize
 from metergate.embedded.store.customers import CustomerStore
 from metergate.embedded.store.database import Cursor, Database
 from metergate.embedded.store.entitlements import EntitlementStore
 from metergate.embedded.store.features import FeatureStore
-from metergate.embedded.store.marks import Marks
 from metergate.embedded.store.meters import MeterStore
-from metergate.embedded.store.rollups import Rollups
-from metergate.embedded.store.usage import measured, query, read_usage
+from metergate.embedded.store.rollups import Measure, Rollups, Span
+from metergate.embedded.store.usage import measured, query
 
 FEW_PHASES = 6
 """Up to so many phases, one query each is quicker than one for all by the minute."""
+_ADDITIVE = (Aggregation.SUM, Aggregation.COUNT, Aggregation.LATEST)
+"""Whose usage of a phase can be told from that of its minutes."""
+MANY_PERIODS = 500
+"""An entitlement that may have more of them behind it is computed on a reading thread."""
 
 
 class Usage:
-    """The usage of some subjects on a meter, as far as a feature's filters let it through."""
+    """What is measured of one entitlement, phase by phase or by window."""
 
-    def __init__(
-        self,
-        cursor: Cursor,
-        meter: Meter,
-        filters: Mapping[str, StringFilter],
-        subjects: Collection[str],
-        rollups: Rollups | None = None,
-        upto: int = -1,
-    ) -> None:
-        self._cursor = cursor
-        self._meter = meter
-        self._filters = filters
-        self._subjects = tuple(subjects)
+    def __init__(self, measure: Measure, rollups: Rollups) -> None:
+        self._measure = measure
         self._rollups = rollups
-        self._upto = upto
 
     @property
     def gauge(self) -> bool:
         """Whether the meter measures a level (LATEST), not a flow."""
-        return self._meter.aggregation is Aggregation.LATEST
+        return self._measure.meter.aggregation is Aggregation.LATEST
+
+    def known(self, phases: Sequence[Phase]) -> list[Decimal] | None:
+        """The usage of each phase; of a LATEST meter the level at its end. None where it has to be read."""
+        if len(phases) > FEW_PHASES:
+            return None
+        totals = self._rollups.totals(self._measure, self._spans(phases))
+        return None if totals is None else self._by_phase(totals)
+
+    def read(self, cursor: Cursor, phases: Sequence[Phase]) -> list[Decimal]:
+        """The same, remembered for the next time; ``known`` must have been asked before the reading began."""
+        if len(phases) <= FEW_PHASES:
+            self._rollups.build(cursor, self._measure, self._spans(phases))
+            if (known := self.known(phases)) is not None:
+                return known
+        return self.scan(cursor, phases)
+
+    def scan(self, cursor: Cursor, phases: Sequence[Phase]) -> list[Decimal]:
+        """The same, out of the events alone."""
+        spans = self._spans(phases)
+        if len(phases) > FEW_PHASES and self._measure.meter.aggregation in _ADDITIVE:
+            return self._scan_by_minute(cursor, spans)
+        return self._by_phase([self._scan(cursor, span) for span in spans])
 
     def by_window(
-        self, start: datetime, end: datetime, size: WindowSize, zone: tzinfo
+        self, cursor: Cursor, start: datetime, end: datetime, size: WindowSize, zone: tzinfo
     ) -> dict[datetime, Decimal]:
         """The usage of each window that has any, by its start; only what is from ``start`` to ``end``."""
-        if not self._subjects:
+        if not self._measure.subjects:
             return {}
-        question = MeterQuery(
-            start=start,
-            end=end,
-            window=size,
-            zone=zone,
-            filters=self._filters,
-            subjects=self._subjects,
+        question = replace(self._question(start, end), window=size, zone=zone)
+        return {row.start: measured(row.value) for row in query(cursor, self._measure.meter, question)}
+
+    def _spans(self, phases: Sequence[Phase]) -> list[Span]:
+        """What to ask for: of UNIQUE_COUNT two for each phase, up to its start and up to its end."""
+        unique = self._measure.meter.aggregation is Aggregation.UNIQUE_COUNT
+        spans = []
+        for number, phase in enumerate(phases, 1):
+            if unique:
+                spans.append(Span(phase.period_start, phase.start, closed=True))
+            start = phase.period_start if unique or self.gauge else phase.start
+            spans.append(Span(start, phase.end, closed=number < len(phases)))
+        return spans
+
+    def _by_phase(self, totals: Sequence[Decimal]) -> list[Decimal]:
+        if self._measure.meter.aggregation is not Aggregation.UNIQUE_COUNT:
+            return list(totals)
+        return [until - before for before, until in zip(totals[::2], totals[1::2], strict=True)]
+
+    def _question(self, start: datetime, end: datetime) -> MeterQuery:
+        return MeterQuery(
+            start=start, end=end, filters=self._measure.filters, subjects=self._measure.subjects
         )
-        return {row.start: measured(row.value) for row in query(self._cursor, self._meter, question)}
 
-    def of(self, phases: Sequence[Phase]) -> list[Decimal]:
-        """The usage of each phase; of a LATEST meter the level at its end."""
-        last = len(phases) - 1
-        if self._meter.aggregation is Aggregation.UNIQUE_COUNT:
-            return [
-                self._total(phase.period_start, phase.end, fixed=number < last)
-                - self._total(phase.period_start, phase.start, fixed=True)
-                for number, phase in enumerate(phases)
-            ]
-        gauge = self.gauge
-        spans = [(phase.period_start if gauge else phase.start, phase.end) for phase in phases]
-        if len(phases) <= FEW_PHASES:
-            return [self._total(*span, fixed=number < last) for number, span in enumerate(spans)]
-        return self._by_minute(spans, gauge=gauge)
+    def _scan(self, cursor: Cursor, span: Span) -> Decimal:
+        if not self._measure.subjects or span.start >= span.end:
+            return ZERO
+        rows = query(cursor, self._measure.meter, self._question(span.start, span.end))
+        return measured(rows[0].value) if rows else ZERO
 
-    def _total(self, start: datetime, end: datetime, *, fixed: bool) -> Decimal:
-        if self._rollups is not None:
-            rolled = self._rollups.total(
-                self._cursor,
-                self._meter,
-                self._filters,
-                self._subjects,
-                start,
-                end,
-                self._upto,
-                fixed=fixed,
-            )
-            if rolled is not None:
-                return rolled
-        return measured(read_usage(self._cursor, self._meter, self._filters, self._subjects, start, end))
-
-    def _by_minute(self, spans: Sequence[tuple[datetime, datetime]], *, gauge: bool) -> list[Decimal]:
-        if not self._subjects:
-            return [ZERO] * len(spans)
-        question = MeterQuery(
-            start=spans[0][0],
-            end=spans[-1][1],
-            window=WindowSize.MINUTE,
-            filters=self._filters,
-            subjects=self._subjects,
-        )
-        rows = query(self._cursor, self._meter, question)
-        minutes, values = [row.start for row in rows], [measured(row.value) for row in rows]
+    def _scan_by_minute(self, cursor: Cursor, spans: Sequence[Span]) -> list[Decimal]:
+        used = self.by_window(cursor, spans[0].start, spans[-1].end, WindowSize.MINUTE, UTC)
+        minutes, values = list(used), list(used.values())
         usages = []
-        for start, end in spans:
-            within = values[bisect_left(minutes, start) : bisect_left(minutes, end)]
-            usages.append((within[-1] if within else ZERO) if gauge else sum(within, ZERO))
+        for span in spans:
+            within = values[bisect_left(minutes, span.start) : bisect_left(minutes, span.end)]
+            usages.append((within[-1] if within else ZERO) if self.gauge else sum(within, ZERO))
         return usages
 
 
@@ -137,46 +130,59 @@ class Balances:
         customers: CustomerStore,
         features: FeatureStore,
         entitlements: EntitlementStore,
-        marks: Marks,
+        rollups: Rollups,
     ) -> None:
         self._database = database
         self._meters = meters
         self._customers = customers
         self._features = features
         self._entitlements = entitlements
-        self.rollups = Rollups(marks)
+        self.rollups = rollups
 
     async def value(self, entitlement: Entitlement, time: datetime) -> Value:
         """The value at ``time``. Raises TooManyPhases."""
         return (await self.values([entitlement], time))[0]
 
     async def values(self, entitlements: Sequence[Entitlement], time: datetime) -> list[Value]:
-        """The value of each at ``time``, the meters asked in one read. Raises TooManyPhases."""
-        if any(entitlement.metering for entitlement in entitlements):
-            upto = self.rollups.marks.committed  # before the reading begins, which therefore sees all of it
-            return await self._database.reading(
-                lambda cursor: [self._value(cursor, entitlement, time, upto) for entitlement in entitlements]
-            )
-        return [_unmetered(entitlement, time) for entitlement in entitlements]
+        """The value of each at ``time``, the meters asked in at most one read. Raises TooManyPhases."""
+        if not any(self._has_many_periods(entitlement, time) for entitlement in entitlements):
+            known = [self._value(None, entitlement, time) for entitlement in entitlements]
+            values = [value for value in known if value is not None]
+            if len(values) == len(known):
+                return values
+        read = await self._database.reading(
+            lambda cursor: [self._value(cursor, entitlement, time) for entitlement in entitlements]
+        )
+        return [value for value in read if value is not None]
 
-    def _value(self, cursor: Cursor, entitlement: Entitlement, time: datetime, upto: int) -> Value:
-        if entitlement.metering is None or not entitlement.active_at(time):
-            return _unmetered(entitlement, time)
-        usage = self.usage_of(cursor, entitlement, upto)
-        gauge = usage is not None and usage.gauge
-        question: Question = ask(entitlement, self._entitlements.grants(entitlement.id), time, gauge=gauge)
-        if usage is None:
-            return question.answer([ZERO] * len(question.phases))
-        return question.answer(usage.of(question.phases))
-
-    def usage_of(self, cursor: Cursor, entitlement: Entitlement, upto: int) -> Usage | None:
+    def usage_of(self, entitlement: Entitlement) -> Usage | None:
         """Where to ask for the entitlement's usage; None when its meter is gone."""
         feature = self._features.find(entitlement.feature_id)
         meter = self._meters.by_slug(feature.meter_slug or "")
         if meter is None:
             return None
         subjects = self._customers.find(entitlement.customer_id).subjects
-        return Usage(cursor, meter, feature.conditions, subjects, self.rollups, upto)
+        return Usage(Measure(meter, feature.conditions, tuple(subjects)), self.rollups)
+
+    def _value(self, cursor: Cursor | None, entitlement: Entitlement, time: datetime) -> Value | None:
+        """None where it has to be read and there is no cursor."""
+        if entitlement.metering is None or not entitlement.active_at(time):
+            return _unmetered(entitlement, time)
+        usage = self.usage_of(entitlement)
+        gauge = usage is not None and usage.gauge
+        question: Question = ask(entitlement, self._entitlements.grants(entitlement.id), time, gauge=gauge)
+        if usage is None:
+            return question.answer([ZERO] * len(question.phases))
+        usages = usage.known(question.phases) if cursor is None else usage.read(cursor, question.phases)
+        return None if usages is None else question.answer(usages)
+
+    def _has_many_periods(self, entitlement: Entitlement, time: datetime) -> bool:
+        metering, period = entitlement.metering, entitlement.usage_period
+        if metering is None or period is None:
+            return False
+        recurrences = [grant.recurrence for grant in self._entitlements.grants(entitlement.id)]
+        lengths = [each.interval.approximate_seconds for each in (period, *recurrences) if each is not None]
+        return (time - metering.measure_usage_from).total_seconds() / min(lengths) > MANY_PERIODS
 
 
 def _unmetered(entitlement: Entitlement, time: datetime) -> Value:

@@ -12,8 +12,8 @@ from metergate.embedded.store.entitlements import EntitlementStore
 from metergate.embedded.store.features import FeatureStore
 from metergate.embedded.store.grants import GrantStore
 from metergate.embedded.store.history import Histories
-from metergate.embedded.store.marks import Marks
 from metergate.embedded.store.meters import MeterStore
+from metergate.embedded.store.rollups import Rollups
 
 SCHEMA = [*customers.SCHEMA, *features.SCHEMA, *entitlements.SCHEMA, *grants.SCHEMA]
 
@@ -21,11 +21,11 @@ SCHEMA = [*customers.SCHEMA, *features.SCHEMA, *entitlements.SCHEMA, *grants.SCH
 class Catalog:
     """Made once per opened database; reads everything into memory. Changes are made one at a time."""
 
-    def __init__(self, database: Database, meters: MeterStore, marks: Marks) -> None:
+    def __init__(self, database: Database, meters: MeterStore, rollups: Rollups) -> None:
         changes = asyncio.Lock()
         self.customers = CustomerStore(database, changes)
         self.features = FeatureStore(database, meters, changes)
         self.grants = GrantStore(database, changes)
         self.entitlements = EntitlementStore(database, self.customers, self.features, self.grants, changes)
-        self.balances = Balances(database, meters, self.customers, self.features, self.entitlements, marks)
+        self.balances = Balances(database, meters, self.customers, self.features, self.entitlements, rollups)
         self.histories = Histories(database, self.balances, self.grants)

@@ -27,7 +27,7 @@ from metergate.embedded.domain.cloudevents import Event
 from metergate.embedded.domain.moments import Clock, to_database
 from metergate.embedded.store.database import Cursor, Database, Overloaded
 from metergate.embedded.store.keys import SeenKeys, event_key
-from metergate.embedded.store.marks import Marks
+from metergate.embedded.store.rollups import Rollups
 
 SCHEMA = [
     """
@@ -75,13 +75,14 @@ class EventStatistics:
 class _Batch:
     """What arrived since the last batch was taken; ``done`` once it is on disk."""
 
-    __slots__ = ("done", "events", "lines", "next_seq")
+    __slots__ = ("done", "doubtful", "events", "lines", "next_seq")
 
     def __init__(self) -> None:
         self.events: list[tuple[Event, datetime]] = []
         self.done: Future[None] | None = None
         self.lines: list[Line] = []
         self.next_seq = 0
+        self.doubtful = False
 
 
 class EventStore:
@@ -96,7 +97,7 @@ class EventStore:
         self._out_of_range = 0
         self._next_seq = 0
         self._seen = SeenKeys()
-        self.marks = Marks()
+        self.rollups = Rollups(clock)
         database.submit(self._load).result()
 
     async def append(self, events: Sequence[Event], received: datetime) -> None:
@@ -143,6 +144,8 @@ class EventStore:
         if lines:
             self._put(lines)
             self._next_seq += len(lines)
+        # fewer than at the first try: that one was said to have failed, and is on disk nevertheless
+        batch.doubtful = len(lines) < len(batch.lines)
         batch.lines, batch.next_seq = lines, self._next_seq
         self._batches += 1
         self._stored += len(lines)
@@ -150,10 +153,11 @@ class EventStore:
 
     def _mark(self, batch: _Batch, done: Future[None]) -> None:
         """In the writer thread, before anybody else learns that the batch is on disk, or is not."""
-        if done.cancelled() or done.exception() is not None:
-            self.marks.doubt(batch.next_seq - 1)
+        if done.cancelled() or done.exception() is not None or batch.doubtful:
+            self.rollups.forget(batch.next_seq - 1)
         else:
-            self.marks.note(((line[0], line[4], line[5]) for line in batch.lines), batch.next_seq - 1)
+            stored = ((line[0], line[4], line[5], line[6], line[7]) for line in batch.lines)
+            self.rollups.take(stored, batch.next_seq - 1)
 
     def _put(self, lines: list[Line]) -> None:
         appender = self._database.appender("events")
@@ -192,7 +196,7 @@ class EventStore:
     def _load(self, cursor: Cursor) -> None:
         row = cursor.execute("SELECT coalesce(max(seq), -1) + 1 FROM events").fetchone()
         self._next_seq = 0 if row is None else int(row[0])
-        self.marks.note((), self._next_seq - 1)
+        self.rollups.take((), self._next_seq - 1)
         cursor.execute(
             "SELECT key FROM events WHERE ingested_at > ? ORDER BY key", [to_database(self._clock() - WINDOW)]
         )

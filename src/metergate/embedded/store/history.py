@@ -42,17 +42,17 @@ class Histories:
         Raises:
             ValueError: where there are too many of them, or the entitlement is not metered.
         """
-        upto = self._balances.rollups.marks.committed
         span, windows = Period(start, end), windows_between(start, end, size, zone)
 
         def read(cursor: Cursor) -> tuple[list[Window], Sequence[Segment]]:
-            usage = self._balances.usage_of(cursor, entitlement, upto)
+            usage = self._balances.usage_of(entitlement)
             gauge = usage is not None and usage.gauge
             question = ask_history(entitlement, self._grants.of(entitlement.id), span, windows, gauge=gauge)
             if usage is None:
                 usages, used = [ZERO] * len(question.phases), {}
             else:
-                usages, used = usage.of(question.phases), usage.by_window(start, end, size, zone)
+                usages = usage.scan(cursor, question.phases)
+                used = usage.by_window(cursor, start, end, size, zone)
             history = question.answer(usages)
             pairs = zip(question.windows, history.balances, strict=True)
             shown = [Window(window, used.get(window.start, ZERO), balance) for window, balance in pairs]

@@ -1,44 +1,54 @@
-"""What subjects used since some moment, kept in memory: a value then asks the database only for what is new.
+"""What subjects used since some moment, kept in memory and carried on by every event that is stored: a value that
+is asked for again needs no query.
 
-Each question (a meter, a feature's filters, a customer's subjects, a start) gets a roll-up when it is first
-asked. It holds all events up to a number (``seq``); events are never changed, so the next time only those with
-higher numbers are read, by the same expressions of SQL. Where ``Marks`` knows of none, nothing is read.
+Each question (a meter, a feature's filters, a customer's subjects, a start) gets a roll-up when it is first asked.
+It begins with one scan of the events that were stored by then; those stored since are added by the writer thread
+once they are on disk and before anybody is told so. So a value counts every event that was acknowledged before it
+was asked for, late events and events of the future at their own time.
 
-Questions usually end at the present minute, so what lies before the end of the last one is one figure, and
-only what lies behind it (events of the future) is kept by the minute. A question that ends earlier than the
-one before it is read in full again, and so is one that was not asked for so long that ``MAX_ENTRIES`` entries
-of others came in between.
-
-Times are full minutes since 1970.
+Questions usually end at the present minute, so all but the last minutes are one figure (see ``forms``). A question
+that ends earlier than those, or within a minute, is left to a scan. Roll-ups that nobody asked for in an hour are
+dropped, and the oldest where all of them together have more than ``MAX_ENTRIES`` entries.
 """
 
 from __future__ import annotations
 
-import math
 import threading
-from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
+
+import msgspec
 
 from metergate.embedded.domain.filters import StringFilter
 from metergate.embedded.domain.grants import ZERO
-from metergate.embedded.domain.meters import Aggregation, Meter
-from metergate.embedded.domain.moments import EPOCH
+from metergate.embedded.domain.meters import Meter
+from metergate.embedded.domain.moments import EPOCH, SECOND, Clock, to_database, truncate
 from metergate.embedded.domain.query import MeterQuery
+from metergate.embedded.domain.reading import is_exact, passes
 from metergate.embedded.domain.windows import MINUTE
 from metergate.embedded.store.database import Cursor
-from metergate.embedded.store.marks import Marks
-from metergate.embedded.store.statements import Statement, number_value, text_value
-from metergate.embedded.store.usage import measured, where_clause
+from metergate.embedded.store.forms import FORMS, Form
+from metergate.embedded.store.statements import Statement
+from metergate.embedded.store.usage import where_clause
 
 MAX_ENTRIES = 500_000
-"""Of all roll-ups together; one has an entry, and one more for each value of a UNIQUE_COUNT and for each minute
-of the future. About 100 MB.
+"""Of all roll-ups together; one has an entry, and one more for each value of a UNIQUE_COUNT and for each of its last
+minutes with usage. About 100 MB.
 """
-Row: TypeAlias = tuple[Any, ...]
+KEPT = 5
+"""So many minutes before the present one are kept one by one, for questions that were asked a little earlier."""
+IDLE = timedelta(hours=1)
+MAX_WAITING = 20_000
+"""Events that one roll-up puts aside while it is built; with more it is dropped, and built when it is asked for again."""
+
+Stored: TypeAlias = tuple[int, str, str, datetime, str | None]
+"""Of a stored event: its number, type, subject, time (naive, UTC), data."""
+_EPOCH = to_database(EPOCH)
+_decode = msgspec.json.Decoder().decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,252 +59,226 @@ class RollupStatistics:
     entries: int
     max_entries: int
     built: int
-    continued: int
-    unchanged: int
+    answered: int
     evicted: int
 
 
-class Form(Protocol):
-    """What is kept of events depends on how their meter aggregates."""
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What is measured: the usage of some subjects on a meter, as far as a feature's filters let it through."""
 
-    def columns(self, sql: Statement, meter: Meter, minute: str) -> str:
-        """The columns to read, grouped by the first; ``minute`` is that of an event, at least the last settled."""
-        ...
+    meter: Meter
+    filters: Mapping[str, StringFilter]
+    subjects: tuple[str, ...]
 
-    def merge(self, rows: Sequence[Row], end: int) -> None:
-        """Take in what these columns gave; all of it was stored later than what is here."""
-        ...
-
-    def settle(self, end: int) -> None:
-        """Make one figure of all before ``end``, which is never lower than before."""
-        ...
-
-    def value(self) -> Decimal:
-        """That figure."""
-        ...
-
-    def __len__(self) -> int: ...
+    @property
+    def can_be_rolled_up(self) -> bool:
+        """Whether an event can be added without asking the database."""
+        return all(is_exact(condition) for condition in self.filters.values())
 
 
-class Flow:
-    """COUNT and SUM."""
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of time, ``end`` exclusive. ``closed``: it will be asked for with this end again, not a later one."""
 
-    def __init__(self) -> None:
-        self._settled = ZERO
-        self._later: dict[int, Decimal] = {}
-
-    def columns(self, sql: Statement, meter: Meter, minute: str) -> str:
-        counted = meter.value_property is None
-        return f"{minute}, {'count(*)' if counted else f'sum({number_value(sql, meter.value_property or str())})'}"
-
-    def merge(self, rows: Sequence[Row], end: int) -> None:
-        for minute, value in rows:
-            if value is not None and math.isfinite(value):
-                self._later[minute] = self._later.get(minute, ZERO) + measured(float(value))
-        self.settle(end)
-
-    def settle(self, end: int) -> None:
-        for minute in [minute for minute in self._later if minute < end]:
-            self._settled += self._later.pop(minute)
-
-    def value(self) -> Decimal:
-        return self._settled
-
-    def __len__(self) -> int:
-        return 1 + len(self._later)
+    start: datetime
+    end: datetime
+    closed: bool = False
 
 
-class Level:
-    """LATEST: the last value and its time, and for each later minute the same."""
-
-    def __init__(self) -> None:
-        self._settled: tuple[datetime, Decimal] | None = None
-        self._later: dict[int, tuple[datetime, Decimal]] = {}
-
-    def columns(self, sql: Statement, meter: Meter, minute: str) -> str:
-        value = number_value(sql, meter.value_property or "")
-        return f"{minute}, arg_max({value}, (time, seq)), max(time) FILTER (WHERE {value} IS NOT NULL)"
-
-    def merge(self, rows: Sequence[Row], end: int) -> None:
-        for minute, value, time in rows:
-            if value is not None:
-                known = self._settled if minute < end else self._later.get(minute)
-                if known is None or time >= known[0]:  # of several in one second the one stored last
-                    self._put(minute, end, (time, measured(value)))
-
-    def _put(self, minute: int, end: int, level: tuple[datetime, Decimal]) -> None:
-        if minute < end:
-            self._settled = level
-        else:
-            self._later[minute] = level
-
-    def settle(self, end: int) -> None:
-        for minute in sorted(minute for minute in self._later if minute < end):
-            self._settled = self._later.pop(minute)
-
-    def value(self) -> Decimal:
-        return ZERO if self._settled is None else self._settled[1]
-
-    def __len__(self) -> int:
-        return 1 + len(self._later)
-
-
-class Firsts:
-    """UNIQUE_COUNT: the values that were there, and when each other value comes first."""
-
-    def __init__(self) -> None:
-        self._settled: set[str] = set()
-        self._later: dict[str, int] = {}
-
-    def columns(self, sql: Statement, meter: Meter, minute: str) -> str:
-        return f"nullif({text_value(sql, meter.value_property or '')}, 'null'), min({minute})"
-
-    def merge(self, rows: Sequence[Row], end: int) -> None:
-        for value, minute in rows:
-            if value is not None and value not in self._settled:
-                self._later[value] = min(minute, self._later.get(value, minute))
-        self.settle(end)
-
-    def settle(self, end: int) -> None:
-        for value in [value for value, minute in self._later.items() if minute < end]:
-            self._settled.add(value)
-            del self._later[value]
-
-    def value(self) -> Decimal:
-        return Decimal(len(self._settled))
-
-    def __len__(self) -> int:
-        return 1 + len(self._settled) + len(self._later)
-
-
-_FORMS: Mapping[Aggregation, type[Flow | Level | Firsts]] = {
-    Aggregation.COUNT: Flow,
-    Aggregation.SUM: Flow,
-    Aggregation.LATEST: Level,
-    Aggregation.UNIQUE_COUNT: Firsts,
-}
-
-
+@dataclass(slots=True, eq=False)
 class _Rollup:
-    """The events with numbers up to ``upto``, settled before ``end``. ``kept``: it counts against the bound."""
+    """``upto`` is the number of the last event that the scan reads; ``waiting`` holds those stored since, while it
+    lasts. ``floor``: before it lies one figure.
+    """
 
-    __slots__ = ("end", "entries", "form", "kept", "lock", "make", "upto")
+    key: Any
+    measure: Measure
+    span: Span
+    upto: int
+    form: Form
+    floor: int
+    asked: datetime
+    waiting: list[tuple[int, datetime, Any]] | None = field(default_factory=list)
+    entries: int = 0
+    building: threading.Lock = field(default_factory=threading.Lock)
 
-    def __init__(self, make: type[Flow | Level | Firsts]) -> None:
-        self.make = make
-        self.entries = 0
-        self.kept = True
-        self.lock = threading.Lock()
-        self.begin(0)
+    def __post_init__(self) -> None:
+        starts = [start for start in (self.span.start, self.measure.meter.event_from) if start is not None]
+        self.start = to_database(truncate(max(starts), SECOND))
+        self.end = to_database(self.span.end) if self.span.closed else None
+        self.passes = passes(self.measure.meter.group_by, self.measure.filters)
 
-    def begin(self, end: int) -> None:
-        self.form: Form = self.make()
-        self.end = end
-        self.upto = -1
+    start: datetime = field(init=False)
+    end: datetime | None = field(init=False)
+    passes: Any = field(init=False)
+
+    def add(self, minute: int, time: datetime, document: Any) -> None:
+        if self.start <= time and (self.end is None or time < self.end) and self.passes(document):
+            self.form.add(minute, time, document)
 
 
 class Rollups:
-    """Used by the reading threads."""
+    """Asked by the event loop, built by the reading threads, carried on by the writer thread."""
 
-    def __init__(self, marks: Marks) -> None:
-        self.marks = marks
-        self._rollups: OrderedDict[Any, _Rollup] = OrderedDict()
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
-        self._entries = self._built = self._continued = self._unchanged = self._evicted = 0
+        self._rollups: OrderedDict[Any, _Rollup] = OrderedDict()
+        self._watched: defaultdict[tuple[str, str], list[_Rollup]] = defaultdict(list)
+        self._committed = -1
+        self._entries = self._built = self._answered = self._evicted = 0
 
-    def total(
-        self,
-        cursor: Cursor,
-        meter: Meter,
-        filters: Mapping[str, StringFilter],
-        subjects: Collection[str],
-        start: datetime,
-        end: datetime,
-        upto: int,
-        *,
-        fixed: bool = False,
-    ) -> Decimal | None:
-        """What ``usage.read_usage`` gives over all events with numbers up to ``upto`` and some later ones.
+    def totals(self, measure: Measure, spans: Sequence[Span]) -> list[Decimal] | None:
+        """The usage of each span, all at one moment; None where ``build`` or a scan is needed first.
 
-        With ``fixed`` the same question will be asked with the same end, else with one that moves on.
-        ``upto`` was ``marks.committed`` before the cursor's transaction began. None where times are no full
-        minutes or the meter's aggregation has no roll-up.
+        What is missing is prepared: a reading that begins later may build it.
         """
-        form = _FORMS.get(meter.aggregation)
-        if form is None or (start - EPOCH) % MINUTE or (end - EPOCH) % MINUTE:
+        if not measure.subjects:
+            return [ZERO] * len(spans)
+        if not measure.can_be_rolled_up or any(not _whole_minutes(span) for span in spans):
             return None
-        if not subjects or start >= end:
-            return ZERO
-        conditions = tuple((name, meter.group_by[name], filters[name]) for name in sorted(filters))
-        rollup = self._find((meter.id, conditions, frozenset(subjects), start, end if fixed else None), form)
-        until = (end - EPOCH) // MINUTE
-        with rollup.lock:
-            if rollup.upto < 0 or until < rollup.end:
-                rollup.begin(until)
-            self._continue(
-                cursor,
-                rollup,
-                meter,
-                MeterQuery(start=start, filters=filters, subjects=tuple(subjects)),
-                upto,
-            )
-            if until > rollup.end:
-                rollup.form.settle(until)
-                rollup.end = until
-            return rollup.form.value()
+        now = self._clock()
+        with self._lock:
+            rollups = [self._find(measure, span, now) for span in spans]
+            values = [_value(rollup, span, now) for rollup, span in zip(rollups, spans, strict=True)]
+            known = [value for value in values if value is not None]
+            self._answered += len(known)
+            return known if len(known) == len(spans) else None
+
+    def build(self, cursor: Cursor, measure: Measure, spans: Sequence[Span]) -> None:
+        """Read what is missing of these; the cursor's reading began after ``totals`` was asked for them."""
+        for span in spans:
+            rollup = self._rollups.get(_key(measure, span))
+            if rollup is not None:
+                with rollup.building:
+                    if rollup.waiting is not None:
+                        self._fill(rollup, _scan(cursor, rollup))
+
+    def take(self, events: Iterable[Stored], committed: int) -> None:
+        """These events are on disk, and with them is decided what happened to all up to number ``committed``."""
+        with self._lock:
+            for number, event_type, subject, time, data in events:
+                if rollups := self._watched.get((event_type, subject)):
+                    self._add(rollups, number, time, None if data is None else _decode(data))
+            self._committed = max(self._committed, committed)
+            self._keep_bounds()
+
+    def forget(self, committed: int) -> None:
+        """Begin anew with every roll-up: events went, or came in an unknown way. All up to ``committed`` is decided."""
+        with self._lock:
+            self._rollups.clear()
+            self._watched.clear()
+            self._entries = 0
+            self._committed = max(self._committed, committed)
 
     def statistics(self) -> RollupStatistics:
         """A look at the counters, without a lock."""
         return RollupStatistics(
-            len(self._rollups),
-            self._entries,
-            MAX_ENTRIES,
-            self._built,
-            self._continued,
-            self._unchanged,
-            self._evicted,
+            len(self._rollups), self._entries, MAX_ENTRIES, self._built, self._answered, self._evicted
         )
 
-    def _find(self, key: Any, form: type[Flow | Level | Firsts]) -> _Rollup:
+    def _find(self, measure: Measure, span: Span, now: datetime) -> _Rollup:
+        key = _key(measure, span)
+        rollup = self._rollups.get(key)
+        if rollup is None:
+            form = FORMS[measure.meter.aggregation](measure.meter)
+            floor = _floor(span, now)
+            rollup = self._rollups[key] = _Rollup(key, measure, span, self._committed, form, floor, now)
+            for subject in measure.subjects:
+                self._watched[measure.meter.event_type, subject].append(rollup)
+        rollup.asked = now
+        self._rollups.move_to_end(key)
+        return rollup
+
+    def _fill(self, rollup: _Rollup, rows: Sequence[Any]) -> None:
         with self._lock:
-            rollup = self._rollups.get(key)
-            if rollup is None:
-                rollup = self._rollups[key] = _Rollup(form)
-            self._rollups.move_to_end(key)
-            return rollup
+            rollup.form.merge(rows)
+            for event in rollup.waiting or ():
+                rollup.add(*event)
+            rollup.waiting = None
+            rollup.form.settle(rollup.floor)
+            self._built += 1
+            self._count(rollup)
+            self._keep_bounds()
 
-    def _continue(
-        self, cursor: Cursor, rollup: _Rollup, meter: Meter, question: MeterQuery, upto: int
-    ) -> None:
-        """Read what is new up to ``upto``. The roll-up's lock is held."""
-        built = rollup.upto >= 0
-        if upto <= rollup.upto or (
-            built and self.marks.last(meter.event_type, question.subjects) <= rollup.upto
-        ):
-            self._unchanged += 1
-            rollup.upto = max(rollup.upto, upto)
-            return
-        sql = Statement()
-        columns = rollup.form.columns(sql, meter, f"greatest(epoch_us(time) // 60000000, {rollup.end - 1})")
-        numbers = f"seq > {sql.add(rollup.upto)} AND seq <= {sql.add(upto)}"
-        where = f"{numbers} AND {where_clause(sql, meter, question)}"
-        rows = cursor.execute(f"SELECT {columns} FROM events WHERE {where} GROUP BY 1", sql.parameters)  # noqa: S608
-        rollup.form.merge(rows.fetchall(), rollup.end)
-        rollup.upto = upto
-        self._built += not built
-        self._continued += built
-        self._keep_bound(rollup)
+    def _add(self, rollups: Sequence[_Rollup], number: int, time: datetime, document: Any) -> None:
+        minute = (time - _EPOCH) // MINUTE
+        for rollup in tuple(rollups):
+            if rollup.waiting is None:
+                rollup.add(minute, time, document)
+                self._count(rollup)
+            elif len(rollup.waiting) >= MAX_WAITING:
+                self._drop(rollup)
+            elif number > rollup.upto:
+                rollup.waiting.append((minute, time, document))
 
-    def _keep_bound(self, grown: _Rollup) -> None:
-        with self._lock:
-            if grown.kept:
-                self._entries += len(grown.form) - grown.entries
-                grown.entries = len(grown.form)
-            while self._entries > MAX_ENTRIES:
-                _, oldest = self._rollups.popitem(last=False)
-                self._forget(oldest)
-                self._evicted += 1
+    def _count(self, rollup: _Rollup) -> None:
+        """Count its entries against the bound, unless it was dropped while it was built."""
+        if self._rollups.get(rollup.key) is rollup:
+            self._entries += len(rollup.form) - rollup.entries
+            rollup.entries = len(rollup.form)
 
-    def _forget(self, rollup: _Rollup) -> None:
-        rollup.kept = False
+    def _keep_bounds(self) -> None:
+        oldest_kept = self._clock() - IDLE
+        while self._rollups:
+            oldest = next(iter(self._rollups.values()))
+            if self._entries <= MAX_ENTRIES and oldest.asked >= oldest_kept:
+                break
+            self._evicted += self._entries > MAX_ENTRIES
+            self._drop(oldest)
+
+    def _drop(self, rollup: _Rollup) -> None:
+        del self._rollups[rollup.key]
         self._entries -= rollup.entries
+        for subject in rollup.measure.subjects:
+            place = rollup.measure.meter.event_type, subject
+            self._watched[place].remove(rollup)
+            if not self._watched[place]:
+                del self._watched[place]
+
+
+def _key(measure: Measure, span: Span) -> Any:
+    meter = measure.meter
+    conditions = tuple((meter.group_by[name], measure.filters[name]) for name in sorted(measure.filters))
+    return meter.id, conditions, frozenset(measure.subjects), span.start, span.end if span.closed else None
+
+
+def _minutes(moment: datetime) -> int:
+    return (moment - EPOCH) // MINUTE
+
+
+def _whole_minutes(span: Span) -> bool:
+    return not ((span.start - EPOCH) % MINUTE or (span.end - EPOCH) % MINUTE)
+
+
+def _floor(span: Span, now: datetime) -> int:
+    return _minutes(span.end) if span.closed else min(_minutes(span.end), _minutes(now) - KEPT)
+
+
+def _value(rollup: _Rollup, span: Span, now: datetime) -> Decimal | None:
+    """None where it is not built yet, and where the span ends before the floor."""
+    if span.start >= span.end:
+        return ZERO
+    end = _minutes(span.end)
+    if rollup.waiting is not None or end < rollup.floor:
+        return None
+    if (floor := _floor(span, now)) > rollup.floor:
+        rollup.form.settle(floor)
+        rollup.floor = floor
+    return rollup.form.value(end)
+
+
+def _scan(cursor: Cursor, rollup: _Rollup) -> list[Any]:
+    """All events up to its number, those before the floor as of the last minute before it."""
+    measure, span = rollup.measure, rollup.span
+    sql = Statement()
+    columns = rollup.form.columns(sql, f"greatest(epoch_us(time) // 60000000, {rollup.floor - 1})")
+    question = MeterQuery(
+        start=span.start,
+        end=span.end if span.closed else None,
+        filters=measure.filters,
+        subjects=measure.subjects,
+    )
+    where = f"seq <= {sql.add(rollup.upto)} AND {where_clause(sql, measure.meter, question)}"
+    return cursor.execute(f"SELECT {columns} FROM events WHERE {where} GROUP BY 1", sql.parameters).fetchall()  # noqa: S608

@@ -56,12 +56,13 @@ def subject_clause(statement: Statement, subjects: Collection[str]) -> str:
 def filter_clause(statement: Statement, column: str, condition: StringFilter) -> str:
     """The value in the column passes the filter: the fast form of ``filters.matches``."""
     operator, operand = condition.operator, condition.operand
-    if isinstance(operand, bool):
-        return "true" if operand else "false"
+    if isinstance(operand, bool):  # a value that is missing is the empty text, see ``text_value``
+        return f"({column} IS NOT NULL)" if operand else f"({column} IS NULL)"
     if operator in ("$and", "$or"):
         children = [child for child in operand if isinstance(child, StringFilter)]
         parts = [filter_clause(statement, column, child) for child in children]
-        return "(" + (" AND " if operator == "$and" else " OR ").join(parts or ["true"]) + ")"
+        always = f"{column} IS NOT NULL"  # and no constant, as the column's parameters are given anyway
+        return "(" + (" AND " if operator == "$and" else " OR ").join(parts or [always]) + ")"
     if isinstance(operand, str):
         value = contains_pattern(operand) if "contains" in operator else operand
         return "(" + _COMPARISONS[operator].format(column, statement.add(value)) + ")"
@@ -92,7 +93,10 @@ def text_value(statement: Statement, path: str) -> str:
 
 
 def number_value(statement: Statement, path: str) -> str:
-    """The value at a path as a finite number or NULL; DuckDB alone would take spaces and underscores too."""
+    """The value at a path as a finite number or NULL. DuckDB alone would take underscores, white space around and
+    two signs too; all white space sorts before the asterisk, all that a number begins or ends with behind it.
+    """
     text = f"json_extract_string(data, {statement.add(to_pointer(parse_path(path)))}::VARCHAR)"
-    number = f"CASE WHEN NOT contains({text}, '_') AND NOT contains({text}, ' ') THEN TRY_CAST({text} AS DOUBLE) END"
+    strict = f"{text} > '*' AND right({text}, 1) > '*' AND NOT contains({text}, '_') AND NOT starts_with({text}, '+-')"
+    number = f"TRY_CAST(CASE WHEN {strict} THEN {text} END AS DOUBLE)"
     return f"CASE WHEN isfinite({number}) THEN {number} END"
