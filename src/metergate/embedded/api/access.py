@@ -34,7 +34,7 @@ def routes(services: Services) -> list[Route]:
         time = _time(request, clock)
         customer = catalog.customers.of_subject(segment(request, "subject"))
         entitlement = catalog.entitlements.find_of(customer.id, segment(request, "entitlement"), time)
-        (value,) = await _values(catalog, [entitlement], time)
+        (value,) = await values_at(catalog, [entitlement], time)
         return json_response(value_view(value))
 
     async def customer_value(request: Request) -> Response:
@@ -50,7 +50,7 @@ def routes(services: Services) -> list[Route]:
             entitlement = catalog.entitlements.find_of(customer.id, segment(request, "entitlement"), time)
         except NotFound:
             return NO_ACCESS
-        return (await _values(catalog, [entitlement], time))[0]
+        return (await values_at(catalog, [entitlement], time))[0]
 
     async def access(request: Request) -> Response:
         customer = catalog.customers.find_active(segment(request, "customer"))
@@ -81,14 +81,15 @@ def _time(request: Request, clock: Clock) -> datetime:
 async def _access(catalog: Catalog, customer: Customer, now: datetime) -> dict[str, Any]:
     """The value of each entitlement that holds, by its feature's key."""
     entitlements = catalog.entitlements.of_customer(customer.id, now)
-    values = await _values(catalog, entitlements, now)
+    values = await values_at(catalog, entitlements, now)
     return {
         entitlement.feature_key: value_view(value)
         for entitlement, value in zip(entitlements, values, strict=True)
     }
 
 
-async def _values(catalog: Catalog, entitlements: Sequence[Entitlement], time: datetime) -> list[Value]:
+async def values_at(catalog: Catalog, entitlements: Sequence[Entitlement], time: datetime) -> list[Value]:
+    """The value of each at ``time``. Raises 400 where the time is too far away."""
     try:
         return await catalog.balances.values(entitlements, time)
     except TooManyPhases as exception:

@@ -101,7 +101,8 @@ class Application:
                 log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
             if started:
                 raise
-            await problem_response(problem, request_id)(scope, receive, branded)
+            version_3 = scope["path"].startswith("/api/v3/")
+            await problem_response(problem, request_id, version_3=version_3)(scope, receive, branded)
 
     def _authorize(self, headers: Headers) -> None:
         if self._token is None:

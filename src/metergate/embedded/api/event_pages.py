@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -23,7 +23,7 @@ from metergate.embedded.domain.filters import parse_filter
 from metergate.embedded.domain.identifiers import is_id
 from metergate.embedded.domain.time_filters import parse_time_filter
 from metergate.embedded.services import Services
-from metergate.embedded.store.listing import PageFilter, StoredEvent
+from metergate.embedded.store.listing import PageFilter, StoredEvent, TimeColumn
 
 T = TypeVar("T")
 _TEXTS = ("id", "source", "subject", "type")
@@ -43,12 +43,13 @@ async def _list(services: Services, request: Request) -> Response:
     events = await services.listing.page(condition)
     answer: dict[str, Any] = {"items": await described(services, events)}
     if len(events) == limit:
-        answer["nextCursor"] = _cursor_of(events[-1], condition.by).encode()
+        answer["nextCursor"] = cursor_of(events[-1], condition.by).encode()
     return json_response(answer)
 
 
-def _cursor_of(event: StoredEvent, by: Literal["time", "ingested_at"]) -> Cursor:
-    return Cursor(event.time if by == "time" else event.ingested_at, event.number)
+def cursor_of(event: StoredEvent, by: TimeColumn) -> Cursor:
+    """Where a list by this column is at this event."""
+    return Cursor(getattr(event, by), event.number)
 
 
 def _cursor(request: Request) -> Cursor | None:
@@ -88,7 +89,7 @@ async def _read(services: Services, given: Mapping[str, Any], after: Cursor | No
         raise Invalid("validate input: " + "\n".join(findings))
     return PageFilter(
         texts={name: condition for name, condition in texts.items() if condition is not None},
-        times=ingested_at or time,
+        times={"ingested_at": ingested_at} if ingested_at else {"time": time} if time else {},
         by="ingested_at" if ingested_at else "time",
         subjects=None if customers is None else tuple(sorted(await subjects_of(services, customers))),
         after=after,

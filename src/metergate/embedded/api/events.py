@@ -26,7 +26,7 @@ from metergate.embedded.api.requests import (
     text,
     texts,
 )
-from metergate.embedded.domain.cloudevents import BATCH, CONTENT_TYPES, Event, InvalidEvents, read_events
+from metergate.embedded.domain.cloudevents import BATCH, CONTENT_TYPES, InvalidEvents, read_events
 from metergate.embedded.domain.identifiers import is_id
 from metergate.embedded.domain.meters import event_error
 from metergate.embedded.domain.moments import format_rfc3339
@@ -64,26 +64,31 @@ async def _ingest(services: Services, alone: asyncio.Lock, request: Request) -> 
             f'request body has an error: header Content-Type has unexpected value "{content_type}" '
             f"(invalid content type: use one of {', '.join(CONTENT_TYPES)})"
         )
-    received = services.clock()
-    body = await body_bytes(request, MAX_BODY)
-    async with alone if len(body) > _HUGE else nullcontext():
-        events = await _read(body, content_type)
-        await services.events.append(events, received)
-    return Response(status_code=204)
-
-
-async def _read(body: bytes, content_type: str) -> list[Event]:
     try:
-        if len(body) < _LARGE:
-            events = read_events(body, content_type)
-        else:
-            events = await asyncio.to_thread(read_events, body, content_type)
+        await ingest(services, alone, request, content_type)
     except InvalidEvents as exception:
         kind = Misfit if str(exception).startswith("request body") else BadRequest
         raise kind(str(exception)) from exception
-    if not events and content_type != BATCH:
-        raise BadRequest("invalid event: no events found")
-    return events
+    return Response(status_code=204)
+
+
+async def ingest(
+    services: Services, alone: asyncio.Lock, request: Request, content_type: str, *, strict: bool = False
+) -> None:
+    """Store the request's events; returns once they are on disk. Raises InvalidEvents, and what storing raises.
+
+    ``alone`` is held while a body is dealt with that is so large that two of them are too much.
+    """
+    received = services.clock()
+    body = await body_bytes(request, MAX_BODY)
+    async with alone if len(body) > _HUGE else nullcontext():
+        if len(body) < _LARGE:
+            events = read_events(body, content_type, strict=strict)
+        else:
+            events = await asyncio.to_thread(read_events, body, content_type, strict=strict)
+        if not events and content_type != BATCH:
+            raise InvalidEvents("invalid event: no events found")
+        await services.events.append(events, received)
 
 
 async def _list(services: Services, request: Request) -> Response:
@@ -162,17 +167,18 @@ async def described(services: Services, events: Sequence[StoredEvent]) -> list[d
 
 
 def _describe(services: Services, event: StoredEvent, customer: str | None) -> dict[str, Any]:
-    answer: dict[str, Any] = {"event": _cloud_event(event)}
+    answer: dict[str, Any] = {"event": cloud_event(event)}
     if customer is not None:
         answer["customerId"] = customer
-    if errors := _validation_errors(services, event, customer):
+    if errors := validation_errors(services, event, customer):
         answer["validationError"] = "\n".join(errors)
     answer["ingestedAt"] = format_rfc3339(event.ingested_at)
     answer["storedAt"] = format_rfc3339(event.stored_at)
     return answer
 
 
-def _cloud_event(event: StoredEvent) -> dict[str, Any]:
+def cloud_event(event: StoredEvent) -> dict[str, Any]:
+    """The event as it is made again from what was kept of it."""
     attributes: dict[str, Any] = {
         "specversion": "1.0",
         "id": event.id,
@@ -187,7 +193,8 @@ def _cloud_event(event: StoredEvent) -> dict[str, Any]:
     return attributes
 
 
-def _validation_errors(services: Services, event: StoredEvent, customer: str | None) -> list[str]:
+def validation_errors(services: Services, event: StoredEvent, customer: str | None) -> list[str]:
+    """Why no meter counts the event for anybody; empty when one does."""
     meters = services.meters.of_type(event.type)
     found = [event_error(meter, event.data) for meter in meters]
     errors = [error for error in found if error is not None]

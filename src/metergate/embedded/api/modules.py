@@ -15,6 +15,10 @@ from metergate.embedded.api import (
     query,
     subjects,
 )
+from metergate.embedded.api.v3 import access as access_v3
+from metergate.embedded.api.v3 import events as events_v3
+from metergate.embedded.api.v3 import meters as meters_v3
+from metergate.embedded.api.v3 import query as query_v3
 
 MODULES = (
     events,
@@ -28,4 +32,8 @@ MODULES = (
     grants,
     history,
     access,
+    events_v3,
+    meters_v3,
+    query_v3,
+    access_v3,
 )

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from metergate.embedded.api.csv import csv_response, to_second
 from metergate.embedded.api.meters import find_meter
 from metergate.embedded.api.problems import Invalid, NotFound
 from metergate.embedded.api.requests import (
@@ -215,25 +216,12 @@ async def _csv_response(
         subject = row.subject or ""
         named = [subject, names.get(subject, "")][: len(subject_columns)]
         groups = [_csv_group(row, key) for key in dimensions]
-        lines.append([_to_second(row.start), _to_second(row.end), *named, *groups, f"{row.value:f}"])
-    headers = {"Content-Type": "text/csv", "Content-Disposition": f"attachment; filename={meter.slug}.csv"}
-    content = "".join(",".join(map(_csv_field, line)) + "\n" for line in lines)
-    return Response(content, headers=headers)
-
-
-def _csv_field(value: str) -> str:
-    """Quoted where Go's writer does so, which also looks at a leading space and at carriage returns."""
-    if value == r"\." or value[:1].isspace() or any(character in value for character in ',"\r\n'):
-        return '"' + value.replace('"', '""') + '"'
-    return value
+        lines.append([to_second(row.start), to_second(row.end), *named, *groups, f"{row.value:f}"])
+    return csv_response(meter.slug, lines)
 
 
 def _csv_group(row: Row, key: str) -> str:
     return (row.customer if key == CUSTOMER else row.group_by.get(key)) or ""
-
-
-def _to_second(value: datetime) -> str:
-    return format_rfc3339(value.replace(microsecond=0))
 
 
 async def _subjects(services: Services, request: Request) -> Response:

@@ -15,20 +15,27 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from metergate.embedded.api.problems import Misfit, Problem
+from metergate.embedded.api.problems import InvalidParameter, Problem
 from metergate.embedded.domain.moments import parse_rfc3339
 
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of a request's body, but for events."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_PLACE = re.compile(r"`\$\.?([^`]+)`$")
+"""Where in the body msgspec found what it says, at the end of its message."""
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 
 
-def parameter_error(name: str, message: str, place: str = "query") -> Misfit:
+def parameter_error(name: str, message: str, place: str = "query") -> InvalidParameter:
     """The problem for a parameter that does not fit."""
-    return Misfit(f'parameter "{name}" in {place} has an error: {message}')
+    return InvalidParameter(name, message, place)
+
+
+def body_error(message: str, field: str = "body") -> InvalidParameter:
+    """The problem for a body that does not fit, or the field of it that does not."""
+    return InvalidParameter(field, message, "body", detail=f"request body has an error: {message}")
 
 
 def text(request: Request, name: str, *, longest: int | None = None) -> str | None:
@@ -126,14 +133,16 @@ async def json_body(request: Request, convert: Callable[[bytes], T]) -> T:
     """
     if media_type(request) != "application/json":
         given = request.headers.get("content-type", "")
-        raise Misfit(f'request body has an error: header Content-Type has unexpected value "{given}"')
+        raise body_error(f'header Content-Type has unexpected value "{given}"', "Content-Type")
     content = await body_bytes(request)
     try:
         return convert(content)
     except msgspec.ValidationError as exception:
-        raise Misfit(f"request body has an error: doesn't match schema: {exception}") from exception
+        place = _PLACE.search(str(exception))
+        field = place[1] if place else "body"
+        raise body_error(f"doesn't match schema: {exception}", field) from exception
     except (ValueError, RecursionError) as exception:
-        raise Misfit(f"request body has an error: failed to decode request body: {exception}") from exception
+        raise body_error(f"failed to decode request body: {exception}") from exception
 
 
 def json_response(value: Any, status: int = 200) -> Response:

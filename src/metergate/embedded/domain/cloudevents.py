@@ -55,23 +55,32 @@ class _Incoming(msgspec.Struct):
     data: dict[str, Any] | None = None
 
 
+class _StrictIncoming(_Incoming, forbid_unknown_fields=True):
+    pass
+
+
 _decode_one = msgspec.json.Decoder(_Incoming).decode
 _decode_many = msgspec.json.Decoder(list[_Incoming]).decode
+_decode_one_strictly = msgspec.json.Decoder(_StrictIncoming).decode
+_decode_many_strictly = msgspec.json.Decoder(list[_StrictIncoming]).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def read_events(body: bytes, content_type: str) -> list[Event]:
+def read_events(body: bytes, content_type: str, *, strict: bool = False) -> list[Event]:
     """The events in the body, none for an empty batch. Raises InvalidEvents for the first thing wrong.
+
+    Attributes that are not known are dropped, or refused where it is ``strict``.
 
     The quick way is a typed decoder; whatever it turns down is looked at again by hand, for the message, and
     since it is stricter with JSON than Go (a lone surrogate in a string, a number beyond float64).
     """
     try:
         if content_type == SINGLE or (content_type == EITHER and not body.lstrip().startswith(b"[")):
-            return [_checked(_decode_one(body))]
-        return [_checked(event) for event in _decode_many(body)]
+            return [_checked(_decode_one_strictly(body) if strict else _decode_one(body))]
+        incoming = _decode_many_strictly(body) if strict else _decode_many(body)
+        return [_checked(event) for event in incoming]
     except (msgspec.DecodeError, ValueError, RecursionError):
-        return [_checked(event) for event in _read_slowly(body, content_type)]
+        return [_checked(event) for event in _read_slowly(body, content_type, strict=strict)]
 
 
 def _checked(event: _Incoming) -> Event:
@@ -100,16 +109,16 @@ def is_uri_reference(text: str) -> bool:
     return ":" not in first or re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", first) is not None
 
 
-def _read_slowly(body: bytes, content_type: str) -> Sequence[_Incoming]:
+def _read_slowly(body: bytes, content_type: str, *, strict: bool) -> Sequence[_Incoming]:
     document = _load(body)
     single = content_type == SINGLE or (content_type == EITHER and not isinstance(document, list))
     if single:
-        _check(document, "")
+        _check(document, "", strict=strict)
         return [_incoming(document)]
     if not isinstance(document, list):
         raise InvalidEvents(_schema_error("", "value must be an array"))
     for index, item in enumerate(document):
-        _check(item, f"/{index}")
+        _check(item, f"/{index}", strict=strict)
     return [_incoming(item) for item in document]
 
 
@@ -143,7 +152,7 @@ def _incoming(document: dict[str, Any]) -> _Incoming:
     return _Incoming(**known)
 
 
-def _check(document: Any, path: str) -> None:
+def _check(document: Any, path: str, *, strict: bool) -> None:
     """Raise InvalidEvents for the first attribute that is missing or wrong."""
     if not isinstance(document, dict):
         raise InvalidEvents(_schema_error(path, "value must be an object"))
@@ -151,6 +160,9 @@ def _check(document: Any, path: str) -> None:
         if name not in document:
             raise InvalidEvents(_schema_error(f"{path}/{name}", f'property "{name}" is missing'))
         _check_text(document[name], f"{path}/{name}")
+    for name in document if strict else ():
+        if name not in _Incoming.__struct_fields__:
+            raise InvalidEvents(_schema_error(f"{path}/{name}", f'property "{name}" is unsupported'))
     if document.get("dataschema") is not None:
         _check_text(document["dataschema"], f"{path}/dataschema")
     if document.get("datacontenttype") not in (None, EITHER):

@@ -28,8 +28,32 @@ class Cursor:
         return base64.b64encode(f"{format_rfc3339(self.time)},{self.number}".encode()).decode()
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class IdCursor:
+    """Where a list of things was left off that have an id instead of a number."""
+
+    time: datetime
+    id: str
+
+    def encode(self) -> str:
+        """What a client gets."""
+        return base64.b64encode(f"{format_rfc3339(self.time)},{self.id}".encode()).decode()
+
+
 def decode_cursor(text: str) -> Cursor:
     """What a client gave back. Raises ValueError that says what is wrong with it."""
+    moment, number = _decode(text)
+    if not _NUMBER.fullmatch(number):
+        raise ValueError("cursor is invalid: its id is not one of this server")
+    return Cursor(moment, int(number))
+
+
+def decode_id_cursor(text: str) -> IdCursor:
+    """The same for a list of things with ids."""
+    return IdCursor(*_decode(text))
+
+
+def _decode(text: str) -> tuple[datetime, str]:
     if not text:
         raise ValueError("text is empty")
     try:
@@ -39,9 +63,6 @@ def decode_cursor(text: str) -> Cursor:
     if not separator:
         raise ValueError("cursor is invalid: no delimiter found")
     try:
-        moment = parse_rfc3339(time)
+        return parse_rfc3339(time), number
     except ValueError as exception:
         raise ValueError(f"parse cursor timestamp: {exception}") from exception
-    if not _NUMBER.fullmatch(number):
-        raise ValueError("cursor is invalid: its id is not one of this server")
-    return Cursor(moment, int(number))

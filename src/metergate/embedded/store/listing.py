@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from metergate.embedded.domain.cursors import Cursor
 from metergate.embedded.domain.filters import StringFilter
@@ -17,6 +17,7 @@ from metergate.embedded.domain.time_filters import TimeFilter
 from metergate.embedded.store.database import Database, Row
 from metergate.embedded.store.statements import Statement, filter_clause, time_clause
 
+TimeColumn: TypeAlias = Literal["time", "ingested_at", "stored_at"]
 _COLUMNS = "id, source, type, subject, time, data, ingested_at, stored_at, seq"
 
 
@@ -50,13 +51,14 @@ class EventFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageFilter:
-    """``texts`` are filters of ``id``, ``source``, ``subject``, ``type``; ``times`` of the column ``by``, which
-    the pages are ordered by. ``after``: where the page before ended.
+    """``texts`` are filters of ``id``, ``source``, ``subject``, ``type``, ``times`` those of the columns that
+    are times; pages are ordered ``by`` one of these. ``after``: where the page before ended.
     """
 
     texts: Mapping[str, StringFilter] = field(default_factory=dict)
-    times: TimeFilter | None = None
-    by: Literal["time", "ingested_at"] = "time"
+    times: Mapping[TimeColumn, TimeFilter] = field(default_factory=dict)
+    by: TimeColumn = "time"
+    descending: bool = True
     subjects: tuple[str, ...] | None = None
     after: Cursor | None = None
     limit: int = 100
@@ -87,22 +89,29 @@ class EventList:
         """The events behind the cursor, in the same order. Later events never shift a page."""
         sql = Statement()
         clauses = [filter_clause(sql, column, each) for column, each in sorted(condition.texts.items())]
-        if condition.times is not None:
-            clauses.append(time_clause(sql, condition.by, condition.times))
+        clauses += [time_clause(sql, column, each) for column, each in sorted(condition.times.items())]
         if condition.after is not None:
             time, number = sql.add(condition.after.time), sql.add(condition.after.number)
-            clauses.append(f"{condition.by} <= {time} AND ({condition.by} < {time} OR seq < {number})")
-        return await self._read(sql, clauses, condition.subjects, condition.by, condition.limit)
+            by, beyond = condition.by, "<" if condition.descending else ">"
+            clauses.append(f"{by} {beyond}= {time} AND ({by} {beyond} {time} OR seq {beyond} {number})")
+        direction = "DESC" if condition.descending else "ASC"
+        return await self._read(sql, clauses, condition.subjects, condition.by, condition.limit, direction)
 
     async def _read(
-        self, sql: Statement, clauses: list[str], subjects: tuple[str, ...] | None, by: str, limit: int
+        self,
+        sql: Statement,
+        clauses: list[str],
+        subjects: tuple[str, ...] | None,
+        by: str,
+        limit: int,
+        direction: str = "DESC",
     ) -> list[StoredEvent]:
         if subjects is not None:
             clauses.append(f"subject IN (SELECT unnest({sql.add(list(subjects))}::VARCHAR[]))")
         where = " AND ".join(clauses) or "true"
         rows = await self._database.read(
             f"SELECT {_COLUMNS} FROM events WHERE {where} "  # noqa: S608
-            f"ORDER BY {by} DESC, seq DESC LIMIT {sql.add(limit)}",
+            f"ORDER BY {by} {direction}, seq {direction} LIMIT {sql.add(limit)}",
             sql.parameters,
         )
         return [_stored_event(row) for row in rows]
