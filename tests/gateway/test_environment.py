@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metergate.gateway.environment import Environment, misplaced, read_env_file, read_environment, resolve
+from metergate.gateway.environment import Environment, EnvFile, misplaced, read_env_file, read_environment, resolve
 from metergate.policy.fields import Unset
 
 VARIABLES = {"KEY": "s3cret", "HOST": "api.example.com", "EMPTY": ""}
@@ -20,31 +20,32 @@ def test_the_process_wins_over_the_file(tmp_path):
         "C": "3",
         "PATH": "/bin",
     }
-    assert read_env_file(tmp_path)[1] == []
+    assert read_env_file(tmp_path).findings == []
 
 
 def test_a_dollar_in_a_value_of_the_file_is_a_dollar(tmp_path):
     (tmp_path / ".env").write_text("SECRET=a${HOME}b$c\n")
-    assert read_env_file(tmp_path) == ({"SECRET": "a${HOME}b$c"}, [])
+    assert read_env_file(tmp_path).values == {"SECRET": "a${HOME}b$c"}
 
 
 def test_no_file_is_no_finding(tmp_path):
-    assert read_env_file(tmp_path) == ({}, [])
+    assert read_env_file(tmp_path) == EnvFile()
 
 
 def test_a_line_that_sets_nothing_is_said(tmp_path):
-    (tmp_path / ".env").write_text("A=1\nWITHOUT\n=3\n")
-    values, findings = read_env_file(tmp_path)
-    assert values == {"A": "1"}
-    assert [str(finding) for finding in findings] == [
-        "warning: .env: line 2: This sets no variable. Write NAME=value.",
-        "warning: .env: line 3: This sets no variable. Write NAME=value.",
+    (tmp_path / ".env").write_text("A=1\n\n# no\nWITHOUT\n\n\n=3\n\nB=2\n")
+    file = read_env_file(tmp_path)
+    assert file.values == {"A": "1", "B": "2"}
+    assert file.lines == {"A": 1, "B": 9}
+    assert [str(finding) for finding in file.findings] == [
+        "warning: .env: line 4: This sets no variable. Write NAME=value.",
+        "warning: .env: line 7: This sets no variable. Write NAME=value.",
     ]
 
 
 def test_a_file_that_is_not_text_is_a_finding(tmp_path):
     (tmp_path / ".env").write_bytes(b"A=\xff\xfe")
-    _, findings = read_env_file(tmp_path)
+    findings = read_env_file(tmp_path).findings
     assert [str(each) for each in findings] == ["error: .env: The file cannot be read: it is not UTF-8."]
 
 
@@ -92,9 +93,9 @@ def test_what_looks_like_a_variable_and_is_none_is_said(written, finding):
 
 
 def test_templates_are_left_to_whoever_reads_them():
-    options = {"baseUrl": "$env(HOST)", "other": "$env(HOST)"}
+    options = {"baseUrl": "$env(HOST)", "other": "$env(HOST)", "url": "${env.HOST}"}
     value, findings = resolve(options, VARIABLES, untouched=("baseUrl",))
-    assert value == {"baseUrl": "$env(HOST)", "other": "api.example.com"}
+    assert value == {"baseUrl": "$env(HOST)", "other": "api.example.com", "url": "${env.HOST}"}
     assert findings == []
 
 

@@ -13,14 +13,23 @@ from metergate.policy.fields import child
 
 
 def audit(
-    catalog: Catalog, routes: Sequence[RouteDefinition], *, duplicates: bool, hooks_may_authenticate: bool
+    catalog: Catalog,
+    routes: Sequence[RouteDefinition],
+    *,
+    duplicates: bool,
+    hooks_may_authenticate: bool,
+    all_read: bool,
 ) -> list[Finding]:
-    """Every finding about how routes and policies go together. ``duplicates``: the same route twice is meant."""
+    """Every finding about how routes and policies go together. ``duplicates``: the same route twice is meant.
+
+    ``all_read`` says that ``routes`` are all that the files define; only then it can be known what no route uses.
+    """
     findings = [finding for route in routes for finding in _directions(catalog, route)]
     findings += (finding for route in routes for finding in _repetitions(catalog, route))
     if not hooks_may_authenticate:
         findings += (finding for route in routes for finding in _order(catalog, route))
-    findings += _unused(catalog, routes)
+    if all_read and routes:  # a project without routes is said as such
+        findings += _unused(catalog, routes)
     if not duplicates:
         findings += _never_taken(routes)
     return findings

@@ -18,6 +18,10 @@ from metergate.policy.fields import child
 from metergate.policy.retired import is_retired, retired
 from metergate.policy.shapes import PolicyDocument, read_shape
 
+OPENMETER_URL = "METERGATE_OPENMETER_URL"
+"""The environment variable with the `apiUrl` of policies that name none: a configuration written for OpenMeter's cloud
+runs against another OpenMeter without a change to its JSON."""
+
 _SECRET = re.compile(
     r"(?:api|secret|private|signing|access)_?key|secret|client_?secret|password|passwd|token|credentials",
     re.IGNORECASE,
@@ -153,13 +157,15 @@ class Catalog:
 
     def _build(self, definition: PolicyDefinition) -> NamedPolicy | None:
         document, workshop = definition.document, self._workshop
+        written = self._written(definition)
         report = workshop.reporter(POLICIES, definition.options_path, definition.name)
         if is_retired(document):
             report(retired(document.options))
             return None
-        options, findings = resolve(document.options, workshop.variables)
+        options, findings = resolve(written, workshop.variables)
         for finding in findings:
             report(finding)
+        report = workshop.reporter(POLICIES, definition.options_path, definition.name, written=written)
         if not definition.export:
             return self._build_own(definition, options)
         factory = workshop.policies.get(definition.export)
@@ -169,6 +175,14 @@ class Catalog:
         for name, path in self._undefined_members(definition):
             report(Finding("error", path, *self.unknown(name)))
         return workshop.build(factory, options, definition.name, report)
+
+    def _written(self, definition: PolicyDefinition) -> Any:
+        """The options as they stand in the file; where they name no OpenMeter, the variable that does."""
+        options = definition.document.options
+        named = self._workshop.variables.get(OPENMETER_URL)
+        if definition.is_openmeter and named and isinstance(options, Mapping) and "apiUrl" not in options:
+            return {**options, "apiUrl": f"$env({OPENMETER_URL})"}
+        return options
 
     def _undefined_members(self, definition: PolicyDefinition) -> Iterable[tuple[str, str]]:
         for index, name in enumerate(definition.members):

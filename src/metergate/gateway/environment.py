@@ -9,21 +9,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from dotenv.parser import parse_stream
+from dotenv.parser import Original, parse_stream
 
 from metergate.errors import Finding, error, nearest, warning
+from metergate.gateway.origins import ENV as _ENV
+from metergate.gateway.origins import FILE
+from metergate.gateway.origins import TEMPLATE as _TEMPLATE
 from metergate.policy.fields import Unset, child
 
-FILE = ".env"
-
-_ENV = re.compile(r"\$env\(\s*([A-Za-z_][A-Za-z0-9_]*)\s*\)")
 _ANY_ENV = re.compile(r"\$env\b[^\s\"'/]*", re.IGNORECASE)
-_TEMPLATE = re.compile(r"\$\{\s*env\.([A-Za-z_][A-Za-z0-9_]*)\s*\}")
 _PROSE = frozenset({"description", "summary", "title", "example", "examples", "default", "enum"})
 _RIGHT = "Write $env(NAME), NAME being letters, digits and _."
 
@@ -61,31 +60,47 @@ environment = Environment(os.environ)
 
 def read_environment(directory: Path, process: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The variables of the project in ``directory``; what ``process`` has wins over its `.env`."""
-    return {**read_env_file(directory)[0], **process}
+    return {**read_env_file(directory).values, **process}
 
 
-def read_env_file(directory: Path) -> tuple[dict[str, str], list[Finding]]:
-    """What the `.env` of that folder sets, and what in it sets nothing. No file sets nothing.
+@dataclass(frozen=True, slots=True)
+class EnvFile:
+    """What a `.env` sets, and in which line; ``findings`` are about what in it sets nothing."""
+
+    values: dict[str, str] = field(default_factory=dict)
+    lines: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def read_env_file(directory: Path) -> EnvFile:
+    """The `.env` of that folder. No file sets nothing.
 
     Values are taken as they are: a ``$`` in a secret is not another variable.
     """
     path = directory / FILE
     if not path.is_file():
-        return {}, []
+        return EnvFile()
     try:
         with path.open(encoding="utf-8-sig") as stream:
             bindings = list(parse_stream(stream))
     except (OSError, UnicodeDecodeError) as failure:
-        return {}, [_in_file(error("", f"The file cannot be read: {_cause(failure)}."))]
-    values: dict[str, str] = {}
-    findings: list[Finding] = []
+        return EnvFile(findings=[_in_file(error("", f"The file cannot be read: {_cause(failure)}."))])
+    read = EnvFile()
     for binding in bindings:
+        line = _line(binding.original)
         if binding.error or (binding.key is not None and binding.value is None):
-            line = f"line {binding.original.line}"
-            findings.append(_in_file(warning(line, "This sets no variable.", "Write NAME=value.")))
+            found = warning(f"line {line}", "This sets no variable.", "Write NAME=value.")
+            read.findings.append(_in_file(found))
         elif binding.key is not None and binding.value is not None:
-            values[binding.key] = binding.value
-    return values, findings
+            read.values[binding.key] = binding.value
+            read.lines[binding.key] = line
+    return read
+
+
+def _line(original: Original) -> int:
+    """Where it stands; what was parsed begins with the empty lines before it."""
+    text = original.string
+    return original.line + text[: len(text) - len(text.lstrip())].count("\n")
 
 
 def _cause(failure: OSError | UnicodeDecodeError) -> str:
@@ -101,14 +116,19 @@ def resolve(
 ) -> tuple[Any, list[Finding]]:
     """``value`` with every ``$env(NAME)`` at any depth put in; ``path`` is where it stands.
 
-    Members named in ``untouched`` are templates (``baseUrl``, ``rewritePattern``), which have their own form.
+    Members named in ``untouched`` are templates (``baseUrl``, ``rewritePattern``), which have their own form; beside
+    them it is not doubted either.
     """
     findings: list[Finding] = []
     if isinstance(value, Mapping) and untouched:
-        kept = {key: each for key, each in value.items() if key in untouched}
-        rest = {key: each for key, each in value.items() if key not in untouched}
+        kept = {key: each for key, each in value.items() if key in untouched or _is_template(each)}
+        rest = {key: each for key, each in value.items() if key not in kept}
         return {**_put_in(rest, variables, path, findings), **kept}, findings
     return _put_in(value, variables, path, findings), findings
+
+
+def _is_template(value: Any) -> bool:
+    return isinstance(value, str) and _TEMPLATE.fullmatch(value.strip()) is not None
 
 
 def _put_in(value: Any, variables: Mapping[str, str], path: str, findings: list[Finding]) -> Any:

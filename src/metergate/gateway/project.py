@@ -23,11 +23,12 @@ from metergate.gateway.documents import (
     read_route_documents,
     read_settings,
 )
+from metergate.gateway.environment import EnvFile, read_env_file, resolve
 from metergate.gateway.environment import environment as runtime_environment
-from metergate.gateway.environment import read_env_file, resolve
 from metergate.gateway.hooks import RuntimeHooks
 from metergate.gateway.model import Handler, NamedPolicy, Route
 from metergate.gateway.modules import ProjectModules, is_builtin
+from metergate.gateway.origins import Origins
 from metergate.gateway.routedefinitions import RouteDefinition, read_routes
 from metergate.gateway.router import Router
 from metergate.gateway.workshop import Workshop
@@ -44,7 +45,6 @@ _log = logging.getLogger("metergate.gateway")
 _TEMPLATES = {
     "urlForwardHandler": ("baseUrl",),
     "urlRewriteHandler": ("rewritePattern",),
-    "webSocketHandler": ("rewritePattern",),
 }
 """The options of built-in handlers that are templates, in which ``$env(...)`` has another form."""
 
@@ -105,16 +105,28 @@ def load_project(
     directory = Path(directory).resolve()
     if not directory.is_dir():
         return None, [Finding("error", "", f"{directory} is not a folder.", "Name the folder of a project.")]
-    values, findings = read_env_file(directory)
-    variables = {**values, **os.environ} if environment is None else dict(environment)
+    file = read_env_file(directory)
+    variables = {**file.values, **os.environ} if environment is None else dict(environment)
     runtime_environment.bind(variables)
     workshop = _workshop(directory, variables, backends, upstream, policies, policy_types, handlers)
-    workshop.findings += findings
+    workshop.origins = Origins(
+        variables, _lines(file, variables, {} if environment is not None else os.environ)
+    )
+    workshop.findings += file.findings
     project = _Loading(workshop).project()
     findings = strictly(workshop.findings) if strict else workshop.findings
     findings = list(dict.fromkeys(findings))
     refused = any(finding.severity == "error" for finding in findings)
     return (None if refused else project), findings
+
+
+def _lines(file: EnvFile, variables: Mapping[str, str], process: Mapping[str, str]) -> dict[str, int]:
+    """The lines of `.env` that count: nothing else has set those variables."""
+    return {
+        name: line
+        for name, line in file.lines.items()
+        if name not in process and variables.get(name) == file.values[name]
+    }
 
 
 def _workshop(
@@ -165,19 +177,27 @@ class _Loading:
         self._catalog.read(document)
         self._read_cors_policies(document)
         self._catalog.build_all()
-        definitions = self._definitions()
+        definitions, all_read = self._definitions()
         routes = [self._route(definition) for definition in definitions]
         may_authenticate = bool(hooks.request or hooks.pre_routing)
         self._say(
-            audit(self._catalog, definitions, duplicates=duplicates, hooks_may_authenticate=may_authenticate)
+            audit(
+                self._catalog,
+                definitions,
+                duplicates=duplicates,
+                hooks_may_authenticate=may_authenticate,
+                all_read=all_read,
+            )
         )
         return self._assembled(list(zip(definitions, routes, strict=True)), hooks)
 
     def _read_cors_policies(self, document: Document) -> None:
-        written, findings = resolve(document.value.get("corsPolicies"), self._workshop.variables)
+        given = document.value.get("corsPolicies")
+        written, findings = resolve(given, self._workshop.variables)
         self._cors, about = read_cors_policies(written)
-        report = self._workshop.reporter(POLICIES, "$.corsPolicies")
-        for finding in (*findings, *about):
+        self._say(finding.at(file=POLICIES, prefix="$.corsPolicies") for finding in findings)
+        report = self._workshop.reporter(POLICIES, "$.corsPolicies", written=given)
+        for finding in about:
             report(finding)
         self._read_cors = set(self._cors) | {
             each["name"]
@@ -185,19 +205,21 @@ class _Loading:
             if isinstance(each, Mapping) and isinstance(each.get("name"), str)
         }
 
-    def _definitions(self) -> list[RouteDefinition]:
+    def _definitions(self) -> tuple[list[RouteDefinition], bool]:
+        """The routes, and whether these are all: of a file with errors nobody can tell what else was meant."""
         documents, findings = read_route_documents(self._workshop.directory)
-        self._say(findings)
         definitions: list[RouteDefinition] = []
         for document in documents:
-            found, findings = read_routes(document)
+            found, about = read_routes(document)
             definitions += found
-            self._say(findings)
-        if documents and not definitions:
+            findings += about
+        self._say(findings)
+        all_read = all(finding.severity != "error" for finding in findings)
+        if all_read and not definitions:
             message = "The project has no routes: every request is answered with 404."
             fix = 'Put "x-zuplo-route" into a method of a path.'
             self._say([Finding("warning", "$.paths", message, fix, documents[0].name)])
-        return definitions
+        return definitions, all_read
 
     def _route(self, definition: RouteDefinition) -> Route | None:
         handler, resource = self._handler(definition)
@@ -233,13 +255,8 @@ class _Loading:
         if not definition.handler_export or not definition.handler_module:
             return None, None
         path = child(definition.path, "handler")
-        builtin = is_builtin(definition.handler_module)
-        untouched = _TEMPLATES.get(definition.handler_export, ()) if builtin else ()
-        options, findings = resolve(definition.options, self._workshop.variables, untouched=untouched)
-        report = self._workshop.reporter(definition.file, f"{path}.options")
-        for finding in findings:
-            report(finding)
-        if not builtin:
+        if not is_builtin(definition.handler_module):
+            self._resolved(definition, path, ())
             return self._own_handler(definition, path)
         factory = self._workshop.handlers.get(definition.handler_export)
         if factory is None:
@@ -248,8 +265,18 @@ class _Loading:
             message = f'This gateway has no "{definition.handler_export}".'
             self._say([Finding("error", f"{path}.export", message, fix, definition.file)])
             return None, None
+        templates = _TEMPLATES.get(definition.handler_export, ())
+        options = self._resolved(definition, path, templates)
+        report = self._workshop.reporter(
+            definition.file, f"{path}.options", written=definition.options, templates=templates
+        )
         handler = self._workshop.build(factory, options, definition.label, report)
         return handler, _resource(handler)
+
+    def _resolved(self, definition: RouteDefinition, path: str, templates: Sequence[str]) -> Any:
+        options, findings = resolve(definition.options, self._workshop.variables, untouched=templates)
+        self._say(finding.at(file=definition.file, prefix=f"{path}.options") for finding in findings)
+        return options
 
     def _own_handler(self, definition: RouteDefinition, path: str) -> tuple[Handler | None, object]:
         from metergate.gateway.handlers import function

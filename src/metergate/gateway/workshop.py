@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from metergate.errors import Finding
 from metergate.gateway.model import Site
 from metergate.gateway.modules import ProjectModules
+from metergate.gateway.origins import Origins
 
 if TYPE_CHECKING:
     from metergate.engine import Backends
@@ -34,13 +35,21 @@ class Workshop:
     policy_types: Mapping[str, str]
     handlers: Mapping[str, HandlerFactory]
     modules: ProjectModules
+    origins: Origins = field(default_factory=Origins)
     policy: Callable[[str], Any] = lambda name: None
     findings: list[Finding] = field(default_factory=list)
 
-    def reporter(self, file: str, path: str, policy: str = "") -> Callable[[Finding], None]:
-        """Takes findings whose paths start at ``path`` of ``file``; one about another file stays as it is."""
+    def reporter(
+        self, file: str, path: str, policy: str = "", *, written: Any = None, templates: Collection[str] = ()
+    ) -> Callable[[Finding], None]:
+        """Takes findings whose paths start at ``path`` of ``file``; one about another file stays as it is.
+
+        ``written`` is what stands there, its ``$env`` as they are: a wrong value is the fault of the variable; for it
+        and for ``templates`` see `Origins.blamed`.
+        """
 
         def report(finding: Finding) -> None:
+            finding = self.origins.blamed(finding, written, templates)
             if finding.file:
                 self.findings.append(replace(finding, policy=finding.policy or policy))
             else:

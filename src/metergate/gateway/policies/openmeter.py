@@ -16,16 +16,8 @@ from metergate.policy.options import read_options
 __all__ = ["OpenMeterInboundPolicy", "build"]
 
 
-DEFAULT_URL = "METERGATE_OPENMETER_URL"
-"""The environment variable with the `apiUrl` of policies that name none: a configuration written for OpenMeter's cloud
-runs against another OpenMeter without a change to its JSON."""
-
-
 def build(options: Any, site: Site) -> NamedPolicy | None:
     """The policy, ready to run; findings go to the site."""
-    default_url = site.environment.get(DEFAULT_URL)
-    if default_url and isinstance(options, dict) and "apiUrl" not in options:
-        options = {**options, "apiUrl": default_url}
     policy, findings = read_options(options, name=site.name)
     for finding in findings:
         site.report(finding)
