@@ -219,8 +219,10 @@ def test_a_record_interrupted_between_its_write_and_its_count_hides_no_later_one
     with pytest.raises(KeyboardInterrupt):
         writer.record(event(2), 1)
     writer.record(event(3), 1)
-    writer.close_segment()
-    assert writer.segments[0].committed == len(event(1) + event(2) + event(3))
+    first, second = writer.segments
+    assert (first.closed, first.committed) == (True, len(event(1) + event(2)))
+    assert (second.start, second.committed) == (first.committed, len(event(3)))
+    assert writer.recorded_bytes == writer.own_bytes == len(event(1) + event(2) + event(3))
 
 
 def test_a_spool_that_cannot_be_made_counts_and_is_tried_again(open_spool, spool, event, clock):

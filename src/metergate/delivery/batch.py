@@ -52,6 +52,11 @@ def plan_batch(chunk: bytes, limits: Limits) -> Batch | None:
     return Batch(b"[%b]" % b",".join(lines), len(lines), size)
 
 
+def is_sound(line: bytes) -> bool:
+    """Whether the line, without its newline, can be an event: a disk may have lost a page of it."""
+    return line.startswith(b"{") and line.endswith(b"}")
+
+
 def split(events: int) -> tuple[int, int]:
     """The halves that a refused batch of two or more events is sent again in, in order."""
     return events - events // 2, events // 2
@@ -69,6 +74,6 @@ def _leading_sound(lines: list[bytes], span: bytes) -> int:
     if span.startswith(b"{") and span.endswith(b"}\n") and span.count(b"}\n{") == len(lines) - 1:
         return len(lines)
     for number, line in enumerate(lines):
-        if not (line.startswith(b"{") and line.endswith(b"}")):
+        if not is_sound(line):
             return number
     return len(lines)

@@ -14,6 +14,7 @@ from pathlib import Path
 from metergate.delivery.files import Files, append_whole
 
 ENTRY_BYTES = 26
+_TAIL_ENTRIES = 128
 
 
 def encode_entry(segment: str, offset: int) -> bytes:
@@ -32,9 +33,16 @@ def last_offset(segment: str, data: bytes) -> int:
 
 
 def read_offset(segment: str, path: Path) -> int:
-    """As ``last_offset``, of the file at ``path``, which need not be there."""
+    """As ``last_offset``, of the file at ``path``, which need not be there. Reads only its end, if that is whole."""
     try:
-        return last_offset(segment, path.read_bytes())
+        with path.open("rb") as file:
+            entries = os.fstat(file.fileno()).st_size // ENTRY_BYTES
+            file.seek(max(0, entries - _TAIL_ENTRIES) * ENTRY_BYTES)
+            offset = last_offset(segment, file.read())
+            if offset or entries <= _TAIL_ENTRIES:
+                return offset
+            file.seek(0)
+            return last_offset(segment, file.read())
     except FileNotFoundError:
         return 0
 

@@ -174,6 +174,35 @@ class Delivery:
         """
         return self._record(lines, count)
 
+    @property
+    def recorded(self) -> int:
+        """Bytes of the events that ``record`` has kept so far, their newlines included: a position in this process's events.
+
+        ``recorded`` after a call of ``record`` is behind its events. Like ``settled`` it never falls while this process
+        lives, starts at 0 in a forked child (and when a closed Delivery is started again), counts nothing that was adopted,
+        and may be read from any thread without waiting.
+        """
+        return self._life.store.recorded_bytes
+
+    @property
+    def settled(self) -> int:
+        """How many of these bytes, from the first on, need no more sending.
+
+        ``settled >= n`` means that OpenMeter, or the dead letters, have every event that was recorded before ``recorded``
+        was n, or that it was lost and counted so in ``statistics().dropped``. What a closed Delivery left in the spool is
+        not settled. Never above ``recorded`` as read later.
+        """
+        return self._life.store.settled_bytes
+
+    @property
+    def writer(self) -> str | None:
+        """The name of this process's segments in the spool.
+
+        None for ``memory``, and before the first ``record`` or a moment after ``start``. Another one in a forked child, after
+        ``close``, and where somebody removed the spool.
+        """
+        return self._life.store.writer
+
     def flush(self, timeout: float) -> bool:
         """Sends at once, and waits until all that this process recorded by now is settled.
 

@@ -21,10 +21,11 @@ class MemorySpool:
 
     def __init__(self, max_bytes: int, wake: Wake) -> None:
         self.recorded = 0
+        self.recorded_bytes = 0
+        self.settled_bytes = 0
         self.counts: MutableSequence[float] = [0.0]
         self.settled_events = 0
         self.dropped: Counter[str] = Counter()
-        self.pending_bytes = 0
         self._max_bytes = max_bytes
         self._wake = wake
         self._mutex = threading.Lock()
@@ -36,17 +37,23 @@ class MemorySpool:
         """See ``Delivery.record``."""
         if lines[-1:] != b"\n":
             lines += b"\n"
+        size = len(lines)
         with self._mutex:
-            if self._closed or self.pending_bytes + len(lines) > self._max_bytes:
+            if self._closed or self.recorded_bytes - self.settled_bytes + size > self._max_bytes:
                 self.dropped["closed" if self._closed else "spool_full"] += count
                 return None
-            self.pending_bytes += len(lines)
+            self.recorded_bytes += size
             self.recorded += count
             self.counts[0] = self.recorded
             self._records.append(lines)
         if self.recorded >= self._wake.at:
             self._wake.now()
         return None
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that are not settled."""
+        return self.recorded_bytes - self.settled_bytes
 
     def next_batch(self, limits: Limits) -> Batch | None:
         """See ``Source``."""
@@ -61,9 +68,8 @@ class MemorySpool:
     def settle(self, batch: Batch) -> None:
         """See ``Source``."""
         self._chunk = self._chunk[batch.size :]
+        self.settled_bytes += batch.size  # first: who waits for events finds the bytes settled, too
         self.settled_events += batch.events
-        with self._mutex:
-            self.pending_bytes -= batch.size
 
     def close(self) -> None:
         """What is not sent is lost, and counted."""
@@ -72,7 +78,7 @@ class MemorySpool:
             self.dropped["closed"] += self.recorded - self.settled_events
             self.recorded = self.settled_events
             self.counts[0] = self.recorded
-            self.pending_bytes = 0
+            self.settled_bytes = self.recorded_bytes
             self._records.clear()
             self._chunk = b""
 

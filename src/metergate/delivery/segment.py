@@ -34,7 +34,8 @@ class Segment:
 
     ``committed`` is the bytes of whole records, ``events`` their number (of a dead writer's: those not yet settled); the
     writer raises both after each. ``closed``: nothing will be appended, and ``committed`` is final.
-    ``opened_at`` is seconds since 1970, from the writer's name or the moment it was made.
+    ``opened_at`` is seconds since 1970, from the writer's name or the moment it was made. ``start``: how many bytes its
+    writer had recorded before it, of a live one.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Segment:
     committed: int = 0
     events: int = 0
     closed: bool = False
+    start: int = 0
 
     @property
     def name(self) -> str:

@@ -84,6 +84,7 @@ class SegmentSource:
 
     Attributes:
         settled_events: events settled so far.
+        settled_bytes: of a live writer's: how much of ``Spool.recorded_bytes`` is settled or lost, from the first byte on.
         lost_events: events of segments whose file somebody removed.
         cursor_errors: acknowledgements that could not be written down.
     """
@@ -99,6 +100,7 @@ class SegmentSource:
         sent: SentOptions,
     ) -> None:
         self.settled_events = 0
+        self.settled_bytes = 0
         self.lost_events = 0
         self.cursor_errors = 0
         self._files = files
@@ -142,6 +144,8 @@ class SegmentSource:
         """See ``Source``. A cursor that cannot be written is counted: the batch would go out again after a crash."""
         reader = self._reader
         assert reader is not None  # noqa: S101  # a batch came from it
+        # The bytes first: who waits for the events finds them settled, too.
+        self._pass(reader.segment, reader.offset + batch.size)
         self.settled_events += batch.events
         try:
             reader.move(batch.size)
@@ -161,9 +165,10 @@ class SegmentSource:
         try:
             self._reader = SegmentReader(self._files, segment, durable=self._durable)
         except FileNotFoundError:
+            self._on_retired(segment)  # first: only then does nobody add to it
+            self._pass(segment, segment.committed)
             self.lost_events += segment.events
             log.error("Segment %s was removed with up to %d events.", segment.path, segment.events)
-            self._on_retired(segment)
         return self._reader
 
     def _retire(self, reader: SegmentReader) -> None:
@@ -179,3 +184,8 @@ class SegmentSource:
             self._files.sync_folder(segment.path.parent)
         self._files.unlink(segment.cursor_path)
         self._on_retired(segment)
+        self._pass(segment, segment.committed)
+
+    def _pass(self, segment: Segment, offset: int) -> None:
+        # Never backwards: a reader that had to be opened anew begins at the cursor, which may not have been written.
+        self.settled_bytes = max(self.settled_bytes, segment.start + offset)

@@ -48,6 +48,7 @@ class Spool:
     Attributes:
         segments: not yet retired, oldest first; the last may still grow.
         recorded: events kept so far.
+        recorded_bytes: their bytes. A position in a segment, and ``Segment.start``, is a position among them.
         dropped: events that could not be kept, by reason.
         other_bytes: what others have in the same folder, as the sender last saw it.
         counts: its first number is kept equal to ``recorded``.
@@ -64,6 +65,7 @@ class Spool:
     ) -> None:
         self.segments: deque[Segment] = deque()
         self.recorded = 0
+        self.recorded_bytes = 0
         self.counts: MutableSequence[float] = [0.0]
         self.dropped: Counter[str] = Counter()
         self.other_bytes = 0
@@ -78,7 +80,7 @@ class Spool:
         self._mutex = threading.Lock()
         self._fd = -1
         self._room = -1
-        self._own_bytes = 0
+        self._gone_bytes = 0
         self._bound_hit = False
         self._number = 0
         self._alive_fd = -1
@@ -102,16 +104,21 @@ class Spool:
                 written = self._write(self._fd, lines)
                 if written != size:
                     append_rest(self._files, self._fd, lines, written)
+                self._room -= size
+                self.recorded_bytes += (
+                    size  # before the sender may see them: it never settles more than is recorded
+                )
+                segment = self.segments[-1]
+                segment.committed += size
+                segment.events += count
+                self.recorded += count
+                self.counts[0] = self.recorded
             except OSError as error:
                 self._could_not_write(error, count)
                 return None
-            self._room -= size
-            self._own_bytes += size
-            segment = self.segments[-1]
-            segment.committed += size
-            segment.events += count
-            self.recorded += count
-            self.counts[0] = self.recorded
+            except BaseException:  # of a signal's handler: the file may hold more than was counted
+                self._close_segment()
+                raise
             if self._commit is not None:
                 future = self._commit.join(self._fd, count)
         if self.recorded >= self._wake.at:
@@ -147,7 +154,7 @@ class Spool:
             if self._fd >= 0 and segment is self.segments[-1]:
                 self._close_segment()
             self.segments.remove(segment)
-            self._own_bytes = sum(each.committed for each in self.segments)
+            self._gone_bytes = self.segments[0].start if self.segments else self.recorded_bytes
             self._reckon_room()
 
     def see_others(self, other_bytes: int) -> None:
@@ -159,12 +166,13 @@ class Spool:
     @property
     def writer(self) -> str:
         """This process's name in the folder; empty before ``open``."""
-        return self.lock.writer if self.lock is not None else ""
+        lock = self.lock  # once: the sender's thread may let go of it
+        return lock.writer if lock is not None else ""
 
     @property
     def own_bytes(self) -> int:
         """Bytes in this process's segments."""
-        return self._own_bytes
+        return self.recorded_bytes - self._gone_bytes
 
     @property
     def unsynced(self) -> int:
@@ -182,7 +190,7 @@ class Spool:
             self._close_segment()  # somebody may have recorded meanwhile
             empty = not self.segments
             self.segments.clear()
-            self._own_bytes = 0
+            self._gone_bytes = self.recorded_bytes
             self._let_go(remove=empty)
 
     def hold(self, timeout: float) -> bool:
@@ -265,7 +273,7 @@ class Spool:
         self._fd = self._files.open_to_append(path)
         self._number += 1
         self._opened_at = self._clock()
-        self.segments.append(Segment(path, self._wall_clock()))
+        self.segments.append(Segment(path, self._wall_clock(), start=self.recorded_bytes))
         if self._commit is not None:
             self._commit.new_name()
         self._reckon_room()
@@ -277,7 +285,9 @@ class Spool:
         segment = self.segments[-1]
         try:
             # The file has the last word: a record interrupted between the write and the count left them apart.
-            segment.committed = end_of_lines(fd, os.fstat(fd).st_size)
+            end = end_of_lines(fd, os.fstat(fd).st_size)
+            self.recorded_bytes += max(0, end - segment.committed)
+            segment.committed = end
         except OSError as error:
             log.warning("The end of segment %s could not be read: %s.", segment.name, error.strerror)
         segment.closed = True
@@ -298,7 +308,7 @@ class Spool:
             self._close_segment()
 
     def _room_to_bound(self) -> int:
-        return self._options.max_bytes - self._own_bytes - self.other_bytes
+        return self._options.max_bytes - self.own_bytes - self.other_bytes
 
     def _room_in_segment(self) -> int:
         return self._options.segment_bytes - self.segments[-1].committed

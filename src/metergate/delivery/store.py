@@ -48,6 +48,18 @@ class Store(Protocol):
     def own_settled(self) -> int:
         """How many of them are settled."""
 
+    @property
+    def recorded_bytes(self) -> int:
+        """Bytes of own events kept so far; never falls."""
+
+    @property
+    def settled_bytes(self) -> int:
+        """How many of them, from the first on, are settled or lost; never falls."""
+
+    @property
+    def writer(self) -> str | None:
+        """See ``Delivery.writer``."""
+
     def record(self, lines: bytes, count: int) -> Future[None] | None:
         """See ``Delivery.record``."""
 
@@ -125,6 +137,18 @@ class DiskStore:
     @property
     def own_settled(self) -> int:
         return self._opened.source.settled_events + self._opened.source.lost_events if self._opened else 0
+
+    @property
+    def recorded_bytes(self) -> int:
+        return self.spool.recorded_bytes
+
+    @property
+    def settled_bytes(self) -> int:
+        return self._opened.source.settled_bytes if self._opened else 0
+
+    @property
+    def writer(self) -> str | None:
+        return self.spool.writer or None
 
     def count_into(self, counts: MutableSequence[float]) -> None:
         self.spool.counts = counts
@@ -264,6 +288,18 @@ class MemoryStore:
     @property
     def own_settled(self) -> int:
         return self._queue.settled_events
+
+    @property
+    def recorded_bytes(self) -> int:
+        return self._queue.recorded_bytes
+
+    @property
+    def settled_bytes(self) -> int:
+        return self._queue.settled_bytes
+
+    @property
+    def writer(self) -> str | None:
+        return None
 
     def count_into(self, counts: MutableSequence[float]) -> None:
         self._queue.counts = counts
