@@ -151,7 +151,7 @@ class Column:
         """Whether nothing was recorded here since then, nothing is held, and OpenMeter has all there was."""
         cell = HEAD + CELL * place
         last = self.numbers[cell + LAST]
-        return not self.numbers[cell + HELD] and last < since and last < seen
+        return not self.numbers[cell + HELD] and (not last or (last < since and last < seen))
 
     def _published(self) -> Iterator[tuple[float, float]]:
         """The ring, newest first, without the one that may be written over meanwhile."""

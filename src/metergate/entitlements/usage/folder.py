@@ -41,6 +41,8 @@ class Folder:
         self._most = most_places
         self._files: list[int] = []
         self._lock_file = -1
+        self.is_new = True
+        """Whether nothing was counted in it before."""
         if path is None:
             words = memoryview(mmap.mmap(-1, places.bytes_for(most_places)))
             self.columns = [Column(memoryview(mmap.mmap(-1, column.bytes_for(most_places))).cast("d"))]
@@ -51,7 +53,7 @@ class Folder:
         path.mkdir(parents=True, exist_ok=True)
         self._lock_file = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         with self._locked():
-            _forget_other_boots(path, most_places)
+            self.is_new = _forget_other_boots(path, most_places)
             table = self._map(path / TABLE, places.bytes_for(most_places))
             self.places = Places(table.cast("Q"), most_places, self._locked)
             self.columns = []
@@ -123,15 +125,16 @@ def _try_lock(file: int) -> bool:
     return True
 
 
-def _forget_other_boots(path: Path, most: int) -> None:
-    """Remove what was counted before the machine started. The folder's lock is held."""
+def _forget_other_boots(path: Path, most: int) -> bool:
+    """Remove what was counted before the machine started; whether there is nothing now. The folder's lock is held."""
     boot = path / "boot"
     now = f"{_BOOT.read_text(encoding='ascii').strip()} layout {LAYOUT}, {most} places"
     if boot.exists() and boot.read_text(encoding="ascii", errors="replace") == now:
-        return
+        return False
     for old in (path / TABLE, *path.glob("column-*")):
         old.unlink(missing_ok=True)
     boot.write_text(now, encoding="ascii")
+    return True
 
 
 def can_share() -> bool:
