@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 
+import pytest
 from starlette.requests import Request
 from starlette.routing import Route
 
 from metergate.embedded.api.app import Application
+from metergate.embedded.store.database import Overloaded, Unavailable
 
 
 def test_every_answer_says_what_it_is_powered_by(openmeter):
@@ -85,3 +87,54 @@ def test_an_unforeseen_error_is_a_500_without_detail_and_is_logged_with_its_requ
     assert "detail" not in answer.json
     assert caplog.records[0].request_id == "r-1"
     assert caplog.records[0].exc_info is not None
+
+
+@pytest.mark.parametrize("error", [Overloaded("too much"), Unavailable("no space")])
+@pytest.mark.parametrize("path", ["/api/v1/x", "/api/v3/openmeter/x"])
+def test_every_503_says_when_to_try_again(openmeter, error, path):
+    async def busy(_: Request):
+        raise error
+
+    async def nothing() -> None:
+        return
+
+    openmeter.stop()
+    openmeter.app = Application([Route(path, busy)], startup=nothing, shutdown=nothing)
+    answer = openmeter("GET", path)
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert answer.detail == str(error)
+    assert "retry-after" not in openmeter("GET", "/elsewhere").headers
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/api/v1/plans",
+        "/api/v1/plans/01G65Z755AFWAKHE12NY0CQ9FH/publish",
+        "/api/v1/subscriptions/x/edit",
+        "/api/v1/billing/invoices",
+        "/api/v1/customers/acme/apps",
+        "/api/v1/features/tokens/cost/query",
+        "/api/v3/openmeter/subscriptions",
+        "/api/v3/openmeter/customers/x/charges",
+        "/api/v3/openmeter/features",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_what_openmeter_has_and_this_server_has_not_is_a_501_that_says_so(openmeter, method, target):
+    answer = openmeter(method, target, {} if method == "POST" else None)
+    assert answer.status == 501
+    assert f"{method} {target} is not served here" in answer.detail
+
+
+def test_the_events_of_the_day_are_counted_for_a_look(openmeter, event):
+    names = {"1": "acme", "2": "acme", "3": 'a"b'}
+    events = [event(number, subject=subject, time=None) for number, subject in names.items()]
+    openmeter("POST", "/api/v1/events", [*events, event("old", time="2026-03-14T23:59:59Z")])
+    answer = openmeter("GET", "/api/v1/debug/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert answer.body.decode().splitlines()[2:] == [
+        'openmeter_events_total{subject="a\\"b"} 1',
+        'openmeter_events_total{subject="acme"} 2',
+        "# EOF",
+    ]

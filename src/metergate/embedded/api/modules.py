@@ -5,6 +5,7 @@ from __future__ import annotations
 from metergate.embedded.api import (
     access,
     customers,
+    debug,
     entitlements,
     event_pages,
     events,
@@ -14,6 +15,7 @@ from metergate.embedded.api import (
     meters,
     query,
     subjects,
+    unserved,
 )
 from metergate.embedded.api.v3 import access as access_v3
 from metergate.embedded.api.v3 import events as events_v3
@@ -36,4 +38,6 @@ MODULES = (
     meters_v3,
     query_v3,
     access_v3,
+    debug,
+    unserved,
 )

@@ -97,6 +97,13 @@ class EventList:
         direction = "DESC" if condition.descending else "ASC"
         return await self._read(sql, clauses, condition.subjects, condition.by, condition.limit, direction)
 
+    async def count_by_subject(self, start: datetime, end: datetime) -> list[tuple[str, int]]:
+        """How many events each subject has from ``start`` to ``end``, by subject."""
+        sql = Statement()
+        where = f"time >= {sql.add(start)} AND time < {sql.add(end)}"
+        statement = f"SELECT subject, count(*) FROM events WHERE {where} GROUP BY subject ORDER BY subject"  # noqa: S608
+        return [(row[0], row[1]) for row in await self._database.read(statement, sql.parameters)]
+
     async def _read(
         self,
         sql: Statement,
