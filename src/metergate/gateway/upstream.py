@@ -252,19 +252,20 @@ class Upstream:
 
 def request_headers(request: Request, context: Context) -> HeaderItems:
     """The fields that go to the upstream."""
-    source = request.headers.items
-    headers = [item for item in source if item[0] not in _NOT_FORWARDED]
+    headers: HeaderItems = []
     host = forwarded = ""
-    for name, value in source:
-        if name == "host":
-            host = value
+    for item in request.headers.items:
+        name = item[0]
+        if name not in _NOT_FORWARDED:
+            headers.append(item)
+        elif name == "host":
+            host = item[1]
         elif name == "x-forwarded-for":
-            forwarded = f"{forwarded}{value}, "
+            forwarded = f"{forwarded}{item[1]}, "
     headers.append(("x-forwarded-for", forwarded + request.client))
     if host:
         headers.append(("x-forwarded-host", host))
-    headers.append(("x-forwarded-proto", request.scheme))
-    headers.append(("zp-rid", context.request_id))
+    headers += (("x-forwarded-proto", request.scheme), ("zp-rid", context.request_id))
     return headers
 
 
@@ -288,6 +289,7 @@ def response_headers(source: Any) -> tuple[HeaderItems, int | None]:
         items = _readable(source)
     length: int | None = None
     chunked = False
+    named: list[str] = []
     headers: HeaderItems = []
     for item in items:
         name = item[0]
@@ -298,9 +300,10 @@ def response_headers(source: Any) -> tuple[HeaderItems, int | None]:
             length = int(item[1]) if item[1].isdecimal() else None
         elif name == "transfer-encoding":
             chunked = True
-    for name, value in items:
-        if name == "connection" and value.lower() not in ORDINARY_CONNECTIONS:
-            headers = without_named(headers, value)
+        elif name == "connection" and item[1].lower() not in ORDINARY_CONNECTIONS:
+            named.append(item[1])
+    for connection in named:
+        headers = without_named(headers, connection)
     return headers, None if chunked else length
 
 
