@@ -200,7 +200,7 @@ class Adoption:
                 remember_beside(self._folder, siblings[sighting.name])
         if self._inherit_at is None or self._clock() < self._inherit_at:
             return
-        inherited, self.stranded = inheritance(
+        inherited, stranded = inheritance(
             look_at(self._folder), [look_at(siblings[each.name]) for each in seen]
         )
         self._inherited = [siblings[name] for name in sorted(inherited)]
@@ -211,13 +211,14 @@ class Adoption:
                 f"The API key for {self._folder.destination.url} has changed. Events recorded under the former key wait in "
                 f"{self._root / name}; they are sent now, with the new key.",
             )
-        for name in sorted(self.stranded):
+        for name in sorted(stranded):
             self._complain(
                 name,
                 f"Events in {self._root / name} were recorded under another key of the same OpenMeter and are NOT sent, "
                 "because it cannot be told whose they are now. Configure that key again, or name the heir with "
                 f'metergate.delivery.name_heir(directory, "{name}", "{own.name}").',
             )
+        self.stranded = stranded  # last: who sees it finds its reason in the log
 
     def _dead_bytes(self) -> int:
         with os.scandir(self._folder.dead) as entries:
