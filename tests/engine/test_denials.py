@@ -51,6 +51,35 @@ def test_a_line_has_policy_subject_route_reason_and_every_failed_feature(log, ca
     ]
 
 
+def test_a_line_has_the_age_of_the_answer_that_it_was_decided_on(log, caplog):
+    log.say("acme", denial_of(decision()), "GET /")
+    log.say("acme", NO_USER, "GET /")
+    assert [record.age for record in caplog.records] == [1.0, None]
+
+
+def test_the_problem_has_the_reason_of_each_feature_and_no_balance():
+    assert denial_of(decision()).members() == {
+        "detail": "Your quota is used up for: api, sso.",
+        "reason": "exhausted",
+        "age": 1.0,
+        "features": [
+            {"feature": "api", "reason": "exhausted"},
+            {"feature": "sso", "reason": "no_access"},
+        ],
+    }
+
+
+def test_the_problem_of_who_is_not_known_has_a_reason_and_nothing_that_was_not_looked_at():
+    assert NO_USER.members() == {"detail": NO_USER.detail, "reason": "no_user"}
+
+
+def test_the_problem_has_an_age_only_where_there_was_an_answer():
+    unanswered = Decision(False, "error", 503, (Failure("api", "error"),), retry_after=3)
+    members = denial_of(unanswered).members()
+    assert (members["reason"], members["features"]) == ("error", [{"feature": "api", "reason": "error"}])
+    assert "age" not in members
+
+
 def test_in_shadow_the_line_says_that_nothing_was_blocked(clock, caplog):
     DenialLog("metered", shadow=True, clock=clock).say(None, NO_USER, "GET /")
     assert caplog.records[0].getMessage() == "policy metered would deny (shadow): no_user"

@@ -273,14 +273,17 @@ def test_past_the_quota_the_answer_is_403_that_names_the_feature_and_there_is_no
     assert refused.status == 403
     assert refused.headers["content-type"] == "application/problem+json"
     problem = refused.json
-    trace = problem.pop("trace")
+    trace, age = problem.pop("trace"), problem.pop("age")
     assert problem == {
         "type": "https://httpproblems.com/http-status/403",
         "title": "Forbidden",
         "status": 403,
         "detail": "Your quota is used up for: calls.",
         "instance": "/quota/status/200",
+        "reason": "exhausted",
+        "features": [{"feature": "calls", "reason": "exhausted"}],
     }
+    assert age >= 0
     assert trace["requestId"] == refused.request_id
     later()
     assert events_with(house.openmeter.url, refused.request_id) == []

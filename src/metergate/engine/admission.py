@@ -12,8 +12,10 @@ import msgspec
 
 from metergate.engine.backends import Backends
 from metergate.engine.denials import NO_SUBJECT, NO_USER, Denial, DenialLog, denial_of
+from metergate.engine.explanations import Explanations
 from metergate.engine.metering import Recording
 from metergate.entitlements import Decision
+from metergate.entitlements.decision import GRANTED
 from metergate.policy.events import EventEncoder
 from metergate.policy.model import Policy
 
@@ -31,10 +33,14 @@ class UserLike(Protocol):
 
 
 class Admission(msgspec.Struct, frozen=True, gc=False):
-    """The answer to one user at one policy: let in where ``denial`` is None. ``subject`` is who pays, if anybody."""
+    """The answer to one user at one policy: let in where ``denial`` is None. ``subject`` is who pays, if anybody.
+
+    ``explanation`` is the value for the response header `Engine.explain_header`; None where there is none.
+    """
 
     subject: str | None
     denial: Denial | None = None
+    explanation: str | None = None
 
 
 class Engine:
@@ -46,9 +52,11 @@ class Engine:
         "_denials",
         "_encoder",
         "_entitlements",
+        "_explanations",
         "_read_subject",
         "_required",
         "_statuses",
+        "_untold",
         "_warned",
         "_without",
         "backends",
@@ -70,6 +78,14 @@ class Engine:
         self._warned: set[str] = set()
         self._without: dict[frozenset[str], EventEncoder] = {}
         self._denials = DenialLog(policy.name, shadow=policy.entitlement_check.mode == "shadow")
+        self._explanations = Explanations(policy.name, policy.entitlement_check.explain_header)
+        # The usual decision, of which there is nothing to tell: then it costs nothing to know that.
+        self._untold = None if self._explanations.wanted else GRANTED
+
+    @property
+    def explain_header(self) -> str | None:
+        """The response header for what `Admission.explanation` says, lower case."""
+        return self._explanations.header
 
     def admit(self, user: UserLike | None, route: str = "") -> Admission | Awaitable[Admission]:
         """Whether this user may go on, and who pays. An awaitable only where OpenMeter has to be asked first.
@@ -84,7 +100,7 @@ class Engine:
         decision = self._entitlements.decide(subject, self._required, self._check)
         if decision is None:
             return self._ask(subject, route)
-        if decision.reason == "granted":
+        if decision is self._untold:
             self._decisions["granted"] += 1
             return Admission(subject)
         return self._answer(subject, decision, route)
@@ -98,17 +114,28 @@ class Engine:
         denial = NO_USER if user is None else NO_SUBJECT
         self._decisions[denial.reason] += 1
         self._denials.say(None, denial, route)
-        if self._check.mode == "shadow":
-            return Admission(None)
-        return Admission(None, denial)
+        shadowed = self._check.mode == "shadow"
+        told = None
+        if self._explanations.wanted:
+            told = self._explanations.tell(denial.reason, None, shadowed=shadowed, subject=None, route=route)
+        return Admission(None, None if shadowed else denial, told)
 
     def _answer(self, subject: str, decision: Decision, route: str) -> Admission:
         self._decisions[decision.reason] += 1
+        told = self._tell(subject, decision, route) if self._explanations.wanted else None
         if decision.allowed and not decision.shadowed:
-            return Admission(subject)
+            return Admission(subject, None, told)
         denial = denial_of(decision)
         self._denials.say(subject, denial, route)
-        return Admission(subject, None if decision.allowed else denial)
+        return Admission(subject, None if decision.allowed else denial, told)
+
+    def _tell(self, subject: str, decision: Decision, route: str) -> str | None:
+        age = decision.age
+        if age is None and decision.reason == "granted":
+            age = self._entitlements.age(subject)
+        return self._explanations.tell(
+            decision.reason, age, shadowed=decision.shadowed, subject=subject, route=route
+        )
 
     def record(self, recording: Recording) -> Future[None] | None:
         """Make and keep the events of one settled request; for `Metering`."""

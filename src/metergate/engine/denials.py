@@ -30,6 +30,19 @@ class Denial:
     retry_after: int | None = None
     decision: Decision | None = None
 
+    def members(self) -> dict[str, Any]:
+        """What the problem that answers has of its own: ``detail``, ``reason``, and where OpenMeter was asked ``age``, the
+        seconds since then, and ``features``: which failed and why. No balances: they are not for whoever may call.
+        """
+        members: dict[str, Any] = {"detail": self.detail, "reason": self.reason}
+        if self.decision is not None:
+            if self.decision.age is not None:
+                members["age"] = round(self.decision.age, 3)
+            members["features"] = [
+                {"feature": failure.feature, "reason": failure.reason} for failure in self.decision.failures
+            ]
+        return members
+
 
 NO_USER = Denial(401, "This API meters its callers and there is no authenticated user.", "no_user")
 NO_SUBJECT = Denial(
@@ -95,6 +108,7 @@ class DenialLog:
                 "subject": subject,
                 "route": route,
                 "reason": denial.reason,
+                "age": denial.decision.age if denial.decision is not None else None,
                 "failures": _failures(denial),
             },
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from metergate.engine import Admission, Denial, Engine
 from metergate.gateway import problems
-from metergate.gateway.context import Context
+from metergate.gateway.context import Context, ResponseSendingHook
 from metergate.gateway.http import Request, Response
 from metergate.gateway.model import InboundResult, NamedPolicy, Site
 from metergate.policy.model import Meter
@@ -51,6 +51,8 @@ class OpenMeterInboundPolicy:
         return self._answer(await admission, request, context, route)
 
     def _answer(self, admission: Admission, request: Request, context: Context, route: str) -> InboundResult:
+        if admission.explanation is not None and (header := self.engine.explain_header) is not None:
+            context.add_response_sending_hook(_with_header(header, admission.explanation))
         if admission.denial is not None:
             return _refusal(admission.denial, request, context)
         context.metering.arm(self.engine, admission.subject, route)
@@ -76,4 +78,13 @@ class OpenMeterInboundPolicy:
 
 def _refusal(denial: Denial, request: Request, context: Context) -> Response:
     headers = {"retry-after": str(denial.retry_after)} if denial.retry_after is not None else None
-    return problems.of_status(denial.status, request, context, {"detail": denial.detail}, headers)
+    return problems.of_status(denial.status, request, context, denial.members(), headers)
+
+
+def _with_header(name: str, value: str) -> ResponseSendingHook:
+    """Adds a header to whatever is answered. The response itself stays as it is: a handler may give the same one to all."""
+
+    def hook(response: Response, request: Request, context: Context) -> Response:
+        return Response.trusted(response.status, [*response.headers.items, (name, value)], response.body)
+
+    return hook
