@@ -95,6 +95,14 @@ class OpenMeterOutage(OpenMeterError):
     """No answer, a 5xx, or one that is not OpenMeter's: try again later."""
 
 
+class OpenMeterMisdirected(OpenMeterOutage):
+    """What answers is not OpenMeter: ``apiUrl`` leads elsewhere, or something on the way answers in its place."""
+
+
+class OpenMeterBlocked(OpenMeterOutage):
+    """Somebody before OpenMeter, a firewall say, refused this request (403). Others may pass."""
+
+
 class OpenMeterUnauthorized(OpenMeterError):
     """OpenMeter refused our API key (401, 403): an operator has to act."""
 

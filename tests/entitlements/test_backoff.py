@@ -8,11 +8,13 @@ from metergate.entitlements.backoff import (
     FIRST_DELAY,
     FIRST_DELAY_REFUSED,
     LONGEST_DELAY,
+    MOST_BLOCKED,
     MOST_FAILING,
     Backoff,
 )
-from metergate.errors import OpenMeterOutage, OpenMeterThrottled, OpenMeterUnauthorized
+from metergate.errors import OpenMeterBlocked, OpenMeterOutage, OpenMeterThrottled, OpenMeterUnauthorized
 
+BLOCKED = OpenMeterBlocked("by a firewall")
 OUTAGE = OpenMeterOutage("down")
 REFUSED = OpenMeterUnauthorized("no")
 
@@ -48,6 +50,30 @@ def test_one_subject_can_fail_for_ever_without_harm_to_others(backoff):
     for turn in range(50):
         backoff.fail("poisoned", turn * 60.0, OUTAGE)
         assert not backoff.blocks("b", turn * 60.0)
+
+
+def test_names_that_a_firewall_turns_down_wait_on_their_own_and_nothing_counts_as_failing(backoff):
+    for turn in range(50):
+        for name in ("<script>", "' or 1=1", "../etc"):
+            backoff.fail(name, turn * 60.0, BLOCKED)
+            assert backoff.wait(name, turn * 60.0) >= FIRST_DELAY_REFUSED * 0.99
+        assert not backoff.is_open
+        assert not backoff.is_failing
+        backoff.succeed("acme", turn * 60.0 + 1)
+
+
+def test_a_firewall_that_turns_everybody_down_opens_the_circuit(backoff):
+    for number in range(MOST_BLOCKED):
+        assert not backoff.is_open
+        backoff.fail(f"s{number}", 0.0, BLOCKED)
+    assert backoff.is_open
+    assert backoff.blocks("other", 0.1)
+
+
+def test_a_firewall_s_word_on_one_name_does_not_make_an_outage_of_another_one_s_failure(backoff):
+    backoff.fail("<script>", 0.0, BLOCKED)
+    backoff.fail("b", 0.0, OUTAGE)
+    assert not backoff.is_open
 
 
 def test_its_pauses_grow_up_to_a_bound(backoff):

@@ -434,7 +434,8 @@ async def test_a_429_is_respected_for_all_subjects(checks, source, clock):
     assert checks.decide("b", API, CHECK).reason == "error_allowed"
     clock.advance(2.2)
     assert await checks.ask("b", API, CHECK) is GRANTED
-    assert checks.statistics().failures == {"outage": 0, "unauthorized": 0, "throttled": 1, "bug": 0}
+    failures = checks.statistics().failures
+    assert (failures["throttled"], sum(failures.values())) == (1, 1)
 
 
 @in_a_loop
@@ -574,7 +575,8 @@ async def test_an_outage_of_a_real_server_from_beginning_to_end(clock):
         acme.features["api"] = metered(0, usage=10)
         clock.advance(60)
         assert (await checks.ask("acme", API, DENY)).reason == "exhausted"
-        assert checks.statistics().failures["outage"] == 5
+        failures = checks.statistics().failures
+        assert (failures["outage"], failures["misdirected"]) == (2, 3)
         await checks.close()
 
 

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metergate.errors import ConfigurationError, OpenMeterOutage, OpenMeterThrottled, OpenMeterUnauthorized
+from metergate.errors import (
+    ConfigurationError,
+    OpenMeterBlocked,
+    OpenMeterMisdirected,
+    OpenMeterOutage,
+    OpenMeterThrottled,
+    OpenMeterUnauthorized,
+)
 from metergate.openmeter.access import CROWD, PLACE_SECONDS, AccessClient, is_plain
 from metergate.openmeter.values import FeatureValue, SubjectAccess
 from metergate.testing.entitled import EntitledServer, granted, metered
@@ -15,6 +22,8 @@ ULID = "01G65Z755AFWAKHE12NY0CQ9FH"
 API = FeatureValue("api", True, 5, 0, 0)
 ACCESS = SubjectAccess("found", (API,))
 ABSENT = SubjectAccess("absent")
+
+SOMEBODY = b'{"type": "https://httpproblems.com/http-status/404", "title": "Not Found", "status": 404}'
 
 UNPLAIN = [
     ULID,
@@ -319,6 +328,26 @@ def test_a_404_of_a_proxy_is_an_outage_and_not_a_missing_customer(server):
     server.fail(404, body=b"<html>not here</html>")
     with pytest.raises(OpenMeterOutage):
         access(server, "acme")
+
+
+@pytest.mark.parametrize(
+    "fault", [lambda server: server.fail(404, body=SOMEBODY), lambda server: server.garbage()]
+)
+def test_another_api_or_site_is_named_by_its_url_and_denies_nobody(server, fault):
+    server.customer("acme", features={"api": metered(5)})
+    fault(server)
+    with pytest.raises(OpenMeterMisdirected) as caught:
+        access(server, "acme")
+    assert str(caught.value).startswith(f"{server.url} does not look like OpenMeter: GET /api/v1/customers/")
+    assert "acme" not in str(caught.value)
+
+
+def test_a_firewall_that_turns_one_name_down_is_not_a_refused_key(server):
+    server.customer("acme", features={"api": metered(5)})
+    server.fail(403, body=b"<html>blocked</html>", times=1)
+    with pytest.raises(OpenMeterBlocked):
+        access(server, "<script>")
+    assert access(server, "acme") == ACCESS
 
 
 def test_a_name_that_openmeter_refuses_is_nobodys(server):

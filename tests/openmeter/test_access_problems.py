@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metergate.errors import OpenMeterError, OpenMeterOutage, OpenMeterThrottled, OpenMeterUnauthorized
+from metergate.errors import (
+    OpenMeterBlocked,
+    OpenMeterError,
+    OpenMeterMisdirected,
+    OpenMeterOutage,
+    OpenMeterThrottled,
+    OpenMeterUnauthorized,
+)
 from metergate.openmeter.problems import (
     LONGEST_RETRY_AFTER,
     Lack,
@@ -18,9 +25,15 @@ PROBLEM = "application/problem+json"
 NOW = 1_800_000_000.0
 
 
+def problem(expected, **changes):
+    """A problem of OpenMeter's; a change to None leaves a member out."""
+    members = {"type": "about:blank", "title": "x", "status": expected, "detail": "the detail", **changes}
+    return json.dumps({name: value for name, value in members.items() if value is not None}).encode()
+
+
 def answer(status, body=None, content_type=PROBLEM, retry_after=None):
     if body is None:
-        body = json.dumps({"title": "x", "status": status, "detail": "the detail"}).encode()
+        body = problem(status)
     return read_answer(status, content_type, retry_after, body, endpoint="GET /x", wall_time=NOW)
 
 
@@ -42,18 +55,48 @@ def test_a_problem_tells_what_is_lacking(status, lack):
         (b'{"message": "no Route matched"}', "application/json"),
         (b"[]", PROBLEM),
         (b"\xff\xfe", PROBLEM),
+        (b'{"title": "Not Found"}', PROBLEM),
     ],
 )
-def test_a_lack_that_is_not_by_openmeter_is_an_outage(status, body, content_type):
-    with pytest.raises(OpenMeterOutage, match="apiUrl"):
+def test_a_lack_that_is_not_by_openmeter_is_an_outage_for_another_reason(status, body, content_type):
+    with pytest.raises(OpenMeterMisdirected, match="apiUrl"):
         answer(status, body, content_type)
+
+
+STRANGERS = {
+    "ASP.NET": {
+        "type": "https://tools.ietf.org/html/rfc9110#section-15.5.5",
+        "traceId": "00-1",
+        "detail": None,
+    },
+    "Spring": {"detail": "No static resource api/v1/customers.", "instance": "/api/v1/customers/acme/access"},
+    "this gateway": {
+        "type": "https://httpproblems.com/http-status/404",
+        "instance": "/api/v1/customers/acme/access",
+    },
+    "no type": {"type": None},
+    "another status": {"status": 500},
+    "an instance that is no text": {"instance": 7},
+}
+
+
+@pytest.mark.parametrize("changes", STRANGERS.values(), ids=STRANGERS)
+@pytest.mark.parametrize("status", [404, 412, 400])
+def test_the_problem_of_another_api_says_nothing_of_a_subject(status, changes):
+    with pytest.raises(OpenMeterMisdirected, match="not OpenMeter's: check apiUrl"):
+        answer(status, problem(status, **changes))
+
+
+@pytest.mark.parametrize("instance", [None, "urn:request:host/4Ud1-000001"])
+def test_openmeters_problem_names_its_request_or_nothing(instance):
+    assert answer(404, problem(404, instance=instance, extensions={"validationErrors": []})) is Lack.ABSENT
 
 
 @pytest.mark.parametrize(
     "content_type", ["application/problem+json; charset=utf-8", "Application/Problem+JSON"]
 )
 def test_the_media_type_of_a_problem_is_read_with_parameters_and_without_case(content_type):
-    assert answer(404, b'{"title": "Not Found"}', content_type) is Lack.ABSENT
+    assert answer(404, problem(404), content_type) is Lack.ABSENT
 
 
 def test_a_problem_whose_media_type_a_proxy_changed_still_counts():
@@ -65,10 +108,24 @@ def test_a_name_too_long_for_any_server_is_nobodys(status):
     assert answer(status, b"", "text/html") is Lack.REFUSED
 
 
-@pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_key_is_told_from_an_outage_whoever_refuses_it(status):
+@pytest.mark.parametrize(
+    ("status", "body", "content_type"),
+    [
+        (401, b"<html>", "text/html"),
+        (401, None, PROBLEM),
+        (403, None, PROBLEM),
+        (403, b'{"message": "You cannot consume this service"}', "application/json"),
+    ],
+)
+def test_a_refused_key_is_told_from_an_outage(status, body, content_type):
     with pytest.raises(OpenMeterUnauthorized, match=f"GET /x answered {status}"):
-        answer(status, b"<html>", "text/html")
+        answer(status, body, content_type)
+
+
+@pytest.mark.parametrize("body", [b"<html>blocked</html>", b"", b"RBAC: access denied", b"[]"])
+def test_a_page_with_403_is_a_firewall_s_word_on_this_request_and_not_on_our_key(body):
+    with pytest.raises(OpenMeterBlocked, match=r"GET /x answered 403 .*firewall"):
+        answer(403, body, "text/html")
 
 
 def test_a_429_says_how_long_to_wait():

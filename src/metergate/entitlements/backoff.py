@@ -4,7 +4,8 @@ A single subject that fails (a customer whose entitlements make OpenMeter answer
 turns down) must not stop the checks of all others; an OpenMeter that is down must not be hammered by a
 hundred thousand subjects. So each failing subject waits on its own, and the *circuit* opens for all when
 failures of two different subjects follow each other with no success between, or at once on a 429, which is
-about our key. Open, it lets a single request through when its time is up: if that succeeds all is well, if
+about our key. A firewall that turns some names down opens it only when `MOST_BLOCKED` different ones follow
+each other. Open, it lets a single request through when its time is up: if that succeeds all is well, if
 not it waits longer.
 
 Pure: time and randomness are handed in.
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from metergate.errors import OpenMeterError, OpenMeterThrottled, OpenMeterUnauthorized
+from metergate.errors import OpenMeterBlocked, OpenMeterError, OpenMeterThrottled, OpenMeterUnauthorized
 
 FIRST_DELAY = 0.5
 """Seconds after the first failure; doubled with each further one."""
@@ -24,6 +25,9 @@ FIRST_DELAY_REFUSED = 5.0
 """The same where our key was refused: nothing changes until an operator acts."""
 
 LONGEST_DELAY = 30.0
+MOST_BLOCKED = 8
+"""So many subjects in a row that a firewall lets nobody ask for are no whim of it: it turns us down altogether."""
+
 MOST_FAILING = 10_000
 
 
@@ -42,6 +46,7 @@ class Backoff:
         self._random = random
         self._subjects: dict[str, Failing] = {}
         self._suspect: str | None = None
+        self._blocked: set[str] = set()
         self._opened = 0
         self._until = self._told_until = float("-inf")
         self._probe: str | None = None
@@ -84,6 +89,7 @@ class Backoff:
         """OpenMeter answered. Returns whether this ended a failure of the whole."""
         self._subjects.pop(subject, None)
         self._suspect = None
+        self._blocked.clear()
         self._last_success = now
         if not self._opened or now < self._told_until:
             return False  # an answer that was on its way when OpenMeter said to slow down takes nothing back
@@ -111,9 +117,8 @@ class Backoff:
             self._probe = None
 
     def _fail_all(self, subject: str, now: float, error: OpenMeterError) -> None:
-        suspect, self._suspect = self._suspect, subject
         throttled = isinstance(error, OpenMeterThrottled)
-        if not (self._opened or throttled or (suspect is not None and suspect != subject)):
+        if not (self._accuse(subject, error) or self._opened or throttled):
             return
         if not self._opened or now >= self._until:
             # Not for each of the many that were on their way when the first failed.
@@ -122,6 +127,17 @@ class Backoff:
         if throttled:
             self._until = self._told_until = max(self._until, now + self._told(error))
 
+    def _accuse(self, subject: str, error: OpenMeterError) -> bool:
+        """Whether this failure and those before, of other subjects, are more than these subjects' own."""
+        if isinstance(error, OpenMeterBlocked):
+            self._blocked.add(subject)
+            enough = len(self._blocked) >= MOST_BLOCKED
+            if enough:
+                self._blocked.clear()
+            return enough
+        suspect, self._suspect = self._suspect, subject
+        return suspect is not None and suspect != subject
+
     def _note(self, subject: str) -> int:
         failing = self._subjects.get(subject)
         if failing is None and len(self._subjects) >= MOST_FAILING:
@@ -129,7 +145,8 @@ class Backoff:
         return failing.failures + 1 if failing else 1
 
     def _delay(self, failures: int, error: OpenMeterError) -> float:
-        first = FIRST_DELAY_REFUSED if isinstance(error, OpenMeterUnauthorized) else FIRST_DELAY
+        refused = isinstance(error, OpenMeterUnauthorized | OpenMeterBlocked)
+        first = FIRST_DELAY_REFUSED if refused else FIRST_DELAY
         delay = min(first * 2.0 ** min(failures - 1, 16), LONGEST_DELAY)
         return max(delay * (0.5 + self._random() / 2), self._told(error))
 

@@ -1,7 +1,7 @@
 """What is said in the log of an OpenMeter that fails: at once, then rarely, and when it is over.
 
-Logger ``metergate.entitlements``. Extras: ``kind`` (outage, unauthorized, throttled, bug), ``failures``
-since the last line.
+Logger ``metergate.entitlements``. Extras: ``kind`` (outage, misdirected, blocked, unauthorized, throttled, bug),
+``failures`` since the last line.
 """
 
 from __future__ import annotations
@@ -10,10 +10,32 @@ import logging
 from collections import Counter
 from typing import Literal
 
-from metergate.errors import OpenMeterError, OpenMeterThrottled, OpenMeterUnauthorized
+from metergate.errors import (
+    OpenMeterBlocked,
+    OpenMeterError,
+    OpenMeterMisdirected,
+    OpenMeterThrottled,
+    OpenMeterUnauthorized,
+)
 
-Kind = Literal["outage", "unauthorized", "throttled", "bug"]
-KINDS: tuple[Kind, ...] = ("outage", "unauthorized", "throttled", "bug")
+Kind = Literal["outage", "misdirected", "blocked", "unauthorized", "throttled", "bug"]
+KINDS: tuple[Kind, ...] = ("outage", "misdirected", "blocked", "unauthorized", "throttled", "bug")
+_KIND_OF: dict[type[OpenMeterError], Kind] = {
+    OpenMeterMisdirected: "misdirected",
+    OpenMeterBlocked: "blocked",
+    OpenMeterUnauthorized: "unauthorized",
+    OpenMeterThrottled: "throttled",
+}
+_SAID: dict[Kind, tuple[int, str]] = {
+    "misdirected": (logging.ERROR, "No entitlement can be checked: %s"),
+    "blocked": (
+        logging.WARNING,
+        "Some entitlements cannot be checked, others may: %s. If it is all of them, see to apiKey, too",
+    ),
+    "unauthorized": (logging.ERROR, "OpenMeter refuses our API key, no entitlement can be checked: %s"),
+    "throttled": (logging.WARNING, "OpenMeter asks us to slow down: %s"),
+    "outage": (logging.WARNING, "An entitlement could not be checked: %s"),
+}
 
 EVERY_SECONDS = 60.0
 """At most one line of a kind in this time, however many requests fail."""
@@ -23,9 +45,7 @@ logger = logging.getLogger("metergate.entitlements")
 
 def kind_of(error: OpenMeterError) -> Kind:
     """What went wrong, in one word for metrics and logs."""
-    if isinstance(error, OpenMeterUnauthorized):
-        return "unauthorized"
-    return "throttled" if isinstance(error, OpenMeterThrottled) else "outage"
+    return _KIND_OF.get(type(error), "outage")
 
 
 class Complaints:
@@ -36,20 +56,13 @@ class Complaints:
         self._unsaid: Counter[Kind] = Counter()
 
     def failed(self, error: OpenMeterError, now: float) -> None:
-        """A request failed. A refused key is an error, since an operator has to act; others are warnings."""
+        """A request failed. Where an operator has to act (the key, the URL) it is an error; others are warnings."""
         kind = kind_of(error)
         failures = self._turn(kind, now)
         if not failures:
             return
-        extra = {"kind": kind, "failures": failures}
-        if kind == "unauthorized":
-            logger.error(
-                "OpenMeter refuses our API key, no entitlement can be checked: %s", error, extra=extra
-            )
-        elif kind == "throttled":
-            logger.warning("OpenMeter asks us to slow down: %s", error, extra=extra)
-        else:
-            logger.warning("An entitlement could not be checked: %s", error, extra=extra)
+        level, message = _SAID[kind]
+        logger.log(level, message, error, extra={"kind": kind, "failures": failures})
 
     def broke(self, bug: Exception, now: float) -> None:
         """Our own code raised what it should not."""

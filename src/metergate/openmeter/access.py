@@ -47,6 +47,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from metergate.errors import OpenMeterMisdirected
 from metergate.openmeter.catalog import Catalog, read_catalog
 from metergate.openmeter.connection import Connection
 from metergate.openmeter.problems import Lack
@@ -150,7 +151,7 @@ class AccessClient:
         Raises:
             OpenMeterUnauthorized: our key was refused.
             OpenMeterThrottled: slow down.
-            OpenMeterOutage: no answer, or none of OpenMeter's.
+            OpenMeterOutage: no answer. OpenMeterMisdirected: none of OpenMeter's. OpenMeterBlocked: a firewall's.
         """
         place, answer, state = await self._read(subject, self._features)
         if place is None:
@@ -216,7 +217,16 @@ class AccessClient:
     async def _read(
         self, subject: str, read: Callable[[Place], Awaitable[_Read | Lack]]
     ) -> tuple[Place | None, _Read | None, AccessState]:
-        """Read from the first place that has this subject."""
+        """Read from the first place that has this subject; an error that is about the URL says which it is."""
+        try:
+            return await self._search(subject, read)
+        except OpenMeterMisdirected as error:
+            base = self._connection.base
+            raise OpenMeterMisdirected(f"{base} does not look like OpenMeter: {error}") from error
+
+    async def _search(
+        self, subject: str, read: Callable[[Place], Awaitable[_Read | Lack]]
+    ) -> tuple[Place | None, _Read | None, AccessState]:
         state: AccessState = "absent"
         if not subject or _UNHOLDABLE.search(subject):
             return None, None, state

@@ -20,7 +20,7 @@ from pyreqwest.client import SyncClient, SyncClientBuilder
 from pyreqwest.exceptions import DetailedPyreqwestError, PyreqwestError
 from pyreqwest.response import SyncResponse
 
-from metergate.openmeter.problems import read_problem, read_retry_after
+from metergate.openmeter.problems import is_openmeters, read_problem, read_retry_after
 
 EVENTS_PATH = "/api/v1/events"
 
@@ -96,7 +96,7 @@ class IngestClient:
             reply.status,
             self._for_people(_detail(problem, reply)),
             read_retry_after(reply.retry_after, self._wall_clock()),
-            problem is not None,
+            problem is not None and is_openmeters(problem, reply.status),
         )
 
     def _for_people(self, text: str) -> str:

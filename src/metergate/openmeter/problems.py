@@ -7,11 +7,14 @@ about OpenMeter or the way to it and raises, because it says nothing about the s
 * 404: ``Lack.ABSENT``. 412: ``Lack.DELETED``.
 * 400: ``Lack.REFUSED``, OpenMeter's validation turned the name down, so nobody has it. 414 and 431 too: the
   name is longer than what some server on the way takes.
-* 401, 403: OpenMeterUnauthorized. 429: OpenMeterThrottled. All others: OpenMeterOutage.
+* 401, and a 403 in JSON: OpenMeterUnauthorized, our key was refused. A 403 of another kind: OpenMeterBlocked,
+  since firewalls answer with pages, and for one request rather than for all.
+* 429: OpenMeterThrottled. 3xx, and a lack that is not OpenMeter's: OpenMeterMisdirected. All others:
+  OpenMeterOutage.
 
-404, 412 and 400 count only with a problem body (RFC 9457, what OpenMeter sends with every error). A bare
-404 comes from a proxy or from an ``apiUrl`` that is not OpenMeter's, and believing it would lock every
-paying customer out.
+404, 412 and 400 count only with OpenMeter's own problem body (see `is_openmeters`). A bare 404 comes from a
+proxy or from an ``apiUrl`` that is not OpenMeter's, one with another problem from some other API, and
+believing it would lock every paying customer out.
 """
 
 from __future__ import annotations
@@ -22,7 +25,13 @@ from typing import Any
 
 import msgspec
 
-from metergate.errors import OpenMeterOutage, OpenMeterThrottled, OpenMeterUnauthorized
+from metergate.errors import (
+    OpenMeterBlocked,
+    OpenMeterMisdirected,
+    OpenMeterOutage,
+    OpenMeterThrottled,
+    OpenMeterUnauthorized,
+)
 
 LONGEST_RETRY_AFTER = 600.0
 """Seconds. A longer ``Retry-After`` counts as this: a slip in a proxy must not end the checks for a day."""
@@ -52,24 +61,29 @@ def read_answer(
         wall_time: seconds since 1970, to read a ``Retry-After`` that is a date.
 
     Raises:
-        OpenMeterUnauthorized, OpenMeterThrottled, OpenMeterOutage: as in the list above.
+        OpenMeterUnauthorized, OpenMeterBlocked, OpenMeterThrottled, OpenMeterMisdirected, OpenMeterOutage: as in
+            the list above.
     """
     if status == 200:
         return body
     if status in _TOO_LONG:
         return Lack.REFUSED
     problem = read_problem(status, content_type, body)
-    if problem is not None and status in _LACKS:
+    if problem is not None and status in _LACKS and is_openmeters(problem, status):
         return _LACKS[status]
     said = f"{endpoint} answered {status}" + _detail(problem)
-    if status in (401, 403):
+    if status == 401 or (status == 403 and _is_json(body)):
         raise OpenMeterUnauthorized(said)
+    if status == 403:
+        raise OpenMeterBlocked(
+            f"{said} with no JSON, so not by OpenMeter but by a firewall or proxy before it"
+        )
     if status == 429:
         raise OpenMeterThrottled(said, read_retry_after(retry_after, wall_time))
     if 300 <= status < 400:
-        raise OpenMeterOutage(f"{said}, a redirect, which is not followed: set apiUrl to where it leads")
+        raise OpenMeterMisdirected(f"{said}, a redirect, which is not followed: set apiUrl to where it leads")
     if status in _LACKS:
-        raise OpenMeterOutage(f"{said} without a problem body, so not by OpenMeter: check apiUrl")
+        raise OpenMeterMisdirected(f"{said} in a form that is not OpenMeter's: check apiUrl")
     raise OpenMeterOutage(said)
 
 
@@ -89,6 +103,20 @@ def read_problem(status: int, content_type: str, body: bytes) -> dict[str, Any] 
     return problem if named or problem.get("status") == status else None
 
 
+def is_openmeters(problem: dict[str, Any], status: int) -> bool:
+    """Whether a problem is one of OpenMeter's: ``about:blank``, and an instance that is a request id, if any.
+
+    Other frameworks link a page in ``type`` (ASP.NET, this gateway) or name the path in ``instance`` (Spring).
+    """
+    instance = problem.get("instance", "urn:request:")
+    return (
+        problem.get("type") == "about:blank"
+        and problem.get("status") == status
+        and isinstance(instance, str)
+        and instance.startswith("urn:request:")
+    )
+
+
 def read_retry_after(value: str | None, wall_time: float) -> float | None:
     """Seconds to wait, 0 to LONGEST_RETRY_AFTER; None where the header is missing or cannot be read."""
     if value is None:
@@ -102,6 +130,14 @@ def read_retry_after(value: str | None, wall_time: float) -> float | None:
     except (ValueError, OverflowError):
         return None
     return min(max(moment - wall_time, 0.0), LONGEST_RETRY_AFTER)
+
+
+def _is_json(body: bytes) -> bool:
+    """Whether a body is an object, which an API's answer is and a page is not."""
+    try:
+        return isinstance(msgspec.json.decode(body), dict)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 def _detail(problem: dict[str, Any] | None) -> str:

@@ -1,7 +1,7 @@
 """OpenMeter's entitlement values and customers, read from JSON. Plain functions over bytes.
 
 Members that are not known are passed over and numbers may be integers, floats or decimal strings (the v3
-API sends those). Anything else that is not the documented shape raises OpenMeterOutage: a proxy's page with
+API sends those). Anything else that is not the documented shape raises OpenMeterMisdirected: a proxy's page with
 status 200 must never read as "this customer has nothing".
 """
 
@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from metergate.errors import OpenMeterOutage
+from metergate.errors import OpenMeterMisdirected
 
 AccessState = Literal["found", "absent", "deleted"]
 _Moment = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -128,7 +128,7 @@ def read_timestamp(document: dict[str, Any], name: str, endpoint: str) -> float 
 
 
 def decode_list(body: bytes, endpoint: str) -> list[dict[str, Any]]:
-    """The objects of a list, bare or in ``items`` of a page. Raises OpenMeterOutage for anything else."""
+    """The objects of a list, bare or in ``items`` of a page. Raises OpenMeterMisdirected for anything else."""
     document = decode_json(body, endpoint)
     items = document.get("items") if isinstance(document, dict) else document
     if not isinstance(items, list):
@@ -198,7 +198,7 @@ def _object(body: bytes, endpoint: str) -> dict[str, Any]:
 
 
 def decode_json(body: bytes, endpoint: str) -> Any:
-    """The document that a body holds. Raises OpenMeterOutage where it holds none."""
+    """The document that a body holds. Raises OpenMeterMisdirected where it holds none."""
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -212,6 +212,8 @@ def _member(document: dict[str, Any], name: str, kind: type, endpoint: str) -> A
     return member
 
 
-def misshapen(endpoint: str, what: str) -> OpenMeterOutage:
+def misshapen(endpoint: str, what: str) -> OpenMeterMisdirected:
     """The error for an answer that is not the documented shape; ``what`` goes on after "the body"."""
-    return OpenMeterOutage(f"{endpoint} answered 200, but the body {what}: check that apiUrl is OpenMeter's")
+    return OpenMeterMisdirected(
+        f"{endpoint} answered 200, but the body {what}: check that apiUrl is OpenMeter's"
+    )
