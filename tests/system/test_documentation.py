@@ -228,6 +228,7 @@ RUN = Settings(project="")
         (DELIVERY["body_bytes"] // MIB, "events (500), {} MiB |"),
         (DeliveryOptions().batch_size, "`batchSize` events ({})"),
         (DeliveryOptions().max_delay_ms, "`maxDelayMs` ({})"),
+        (backoff.MOST_BLOCKED, "alone; a warning in the log. {} subjects in a row"),
         (f"{checks.MOST_SUBJECTS:,}", "| known subjects | {} a worker"),
         (f"{snapshot.MOST_VALUES:,}", "| values of their features | {} a worker"),
         (f"{checks.MOST_IN_FLIGHT:,}", "under way | {} a worker"),
