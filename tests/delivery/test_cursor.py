@@ -20,6 +20,15 @@ def test_the_last_whole_entry_counts_and_a_torn_one_does_not(offsets, torn):
     assert last_offset("s", data) == (offsets[-1] if offsets else 0)
 
 
+def test_of_a_long_cursor_the_end_is_read_and_all_of_it_where_the_end_is_damaged(tmp_path):
+    path = tmp_path / "s.cursor"
+    entries = [encode_entry("s", offset) for offset in range(1, 1001)]
+    path.write_bytes(b"".join(entries) + b"torn")
+    assert read_offset("s", path) == 1000
+    path.write_bytes(b"".join(entries[:500]) + b"\0" * ENTRY_BYTES * 500)
+    assert read_offset("s", path) == 500
+
+
 @given(offsets=OFFSETS.filter(len), damage=st.data())
 def test_a_damaged_entry_falls_back_to_an_earlier_one_and_never_forward(offsets, damage):
     data = bytearray(b"".join(encode_entry("s", offset) for offset in offsets))

@@ -9,7 +9,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable, Iterator, MutableSequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -25,6 +25,7 @@ from metergate.delivery.sent import SentOptions
 from metergate.delivery.spool import SpoolOptions
 from metergate.delivery.statistics import DeliveryStatistics
 from metergate.delivery.store import DiskStore, MemoryStore, Store
+from metergate.delivery.unsent import unsent_events, unsent_writers
 from metergate.delivery.wake import Wake
 from metergate.errors import UsageError
 from metergate.openmeter.ingest import IngestClient
@@ -109,10 +110,12 @@ class Delivery:
         self._jitter = jitter
         self._open_client = open_client or partial(IngestClient, url, api_key, timeout=request_timeout)
         self._make_store: Callable[[Wake], Store]
+        self._folder: Path | None = None
         if durability == "memory" or directory is None:
             self._make_store = partial(MemoryStore, max_bytes or _MEMORY_BYTES)
         else:
             bound = max_bytes or _DISK_BYTES
+            self._folder = directory.absolute() / self._destination.folder_name / "segments"
             options = SpoolOptions(
                 root=directory.absolute(),
                 destination=self._destination,
@@ -196,12 +199,36 @@ class Delivery:
 
     @property
     def writer(self) -> str | None:
-        """The name of this process's segments in the spool.
+        """The name of this process's segments in the spool, by which ``unsent_writers`` of other processes knows it.
 
         None for ``memory``, and before the first ``record`` or a moment after ``start``. Another one in a forked child, after
         ``close``, and where somebody removed the spool.
         """
         return self._life.store.writer
+
+    def unsent_writers(self) -> frozenset[str]:
+        """All other writers of this destination, alive or dead, that have events on disk which are not settled.
+
+        A dead one stays among them until the last of its events is settled, whoever adopts it. Lists the folder and reads
+        the end of a cursor for each of its segments: for about once a second. Empty for ``memory``.
+
+        Raises:
+            OSError: the spool cannot be read.
+        """
+        if self._folder is None:
+            return frozenset()
+        return unsent_writers(self._folder).difference((self.writer or "",))
+
+    def unsent_events(self) -> Iterator[bytes]:
+        """Each event of this destination on disk that is not settled, of all writers, as the bytes that will be sent.
+
+        For looking at them before ``start``: of what is sent meanwhile some may be among them. Reads as it goes, in little
+        memory, takes no lock and changes no file. Without the newlines. Nothing for ``memory``.
+
+        Raises:
+            OSError: the spool cannot be read.
+        """
+        return iter(()) if self._folder is None else unsent_events(self._folder)
 
     def flush(self, timeout: float) -> bool:
         """Sends at once, and waits until all that this process recorded by now is settled.
