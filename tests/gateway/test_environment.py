@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metergate.gateway.environment import Environment, EnvFile, misplaced, read_env_file, read_environment, resolve
+from metergate.gateway.environment import (
+    EnvFile,
+    Environment,
+    misplaced,
+    read_env_file,
+    read_environment,
+    resolve,
+)
 from metergate.policy.fields import Unset
 
 VARIABLES = {"KEY": "s3cret", "HOST": "api.example.com", "EMPTY": ""}

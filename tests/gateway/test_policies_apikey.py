@@ -309,6 +309,32 @@ def test_many_who_create_keys_at_once_lose_none(file):
     assert len(made) == 12
 
 
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("[]", "$", "It has to be an object, not a list."),
+        ('{"consumers": {}}', "$.consumers", "It has to be a list, not an object."),
+        ('{"consumers": [{}]}', "$.consumers[0]", '"name" is missing.'),
+        ('{"consumers": [{"name": 5}]}', "$.consumers[0].name", "It has to be a string, not a number."),
+        (
+            '{"consumers": [{"name": "a", "keys": [{"sha256": "x", "expires": "soon"}]}]}',
+            "$.consumers[0].keys[0].expires",
+            'This is no time: write "2026-07-01T12:00:00Z".',
+        ),
+        (
+            '{"consumers": [{"name": "a", "keys": [{"sha256": "x", "created": 5}]}]}',
+            "$.consumers[0].keys[0].created",
+            "It has to be a string or null, not a number.",
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_file_is_said_in_the_words_of_json(text, path, message):
+    with pytest.raises(ConfigurationError) as caught:
+        consumers.read_document(text, "consumers.json")
+    [finding] = caught.value.findings
+    assert (finding.file, finding.path, finding.message) == ("consumers.json", path, message)
+
+
 def test_a_broken_file_is_left_as_it_is(file):
     file.parent.mkdir()
     file.write_text("{broken")

@@ -134,6 +134,25 @@ def test_where_request_hooks_may_authenticate_nothing_is_said_of_the_order(tmp_p
     assert load(directory, {"KEY": "k"})[1] == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "{}", '{"paths": []}', '{"paths": {"/a": {"get": {"x-zuplo-route": {"policies": []}}}}}'],
+)
+def test_routes_that_cannot_be_read_are_no_reason_to_say_that_no_route_uses_a_policy(text, tmp_path):
+    directory = write(tmp_path, {}, [own("a"), own("b")])
+    (directory / "config" / "routes.oas.json").write_text(text)
+    _, findings = load(directory, policies=REGISTRY)
+    assert {finding.file for finding in findings} == {"config/routes.oas.json"}
+    assert [finding for finding in findings if finding.severity == "warning"] == []
+
+
+def test_a_project_without_a_route_is_said_once_and_not_again_for_each_policy(tmp_path):
+    _, findings = load(write(tmp_path, {}, [own("a"), own("b")]), policies=REGISTRY)
+    assert [finding.message for finding in findings] == [
+        "The project has no routes: every request is answered with 404."
+    ]
+
+
 def test_no_folder_is_a_finding(tmp_path):
     project, (finding,) = load(tmp_path / "gone", environment={})
     assert project is None

@@ -199,6 +199,62 @@ def test_an_api_url_is_read_without_trailing_slash_and_without_a_warning(url, ba
     assert policy.api_url == base
 
 
+@pytest.mark.parametrize(
+    ("url", "meant"),
+    [
+        ("openmeter.example.com", "https://openmeter.example.com"),
+        ("openmeter.example.com/api/v1", "https://openmeter.example.com"),
+        ("localhost:8888", "http://localhost:8888"),
+        ("127.0.0.1:8888", "http://127.0.0.1:8888"),
+        ("127.0.0.53", "http://127.0.0.53"),
+        ("[::1]:8888", "http://[::1]:8888"),
+        ("10.1.2.3:8888", "http://10.1.2.3:8888"),
+        ("openmeter:8888", "http://openmeter:8888"),
+        ("om.internal/api/v1/", "http://om.internal"),
+        ("8.8.8.8", "https://8.8.8.8"),
+    ],
+)
+def test_a_host_alone_is_completed_and_one_nearby_never_with_https(url, meant):
+    _, [finding] = read_options({"apiKey": "k", "apiUrl": url}, name="p")
+    assert finding.fix == f'Write "{meant}".'
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(
+            "api-gateway",
+            "/gateways/1",
+            "urn:uuid:1",
+            "https://api.example.com/a?b=c#d",
+            "//host:80/x",
+            "a%20b",
+        ),
+        *("my.gateway", "a/b:c", "mailto:x@y", "http://[::1]:80/", "?q", "#f", "a@b"),
+    ],
+)
+def test_an_event_source_that_is_a_uri_reference_is_not_doubted(source):
+    assert read_options({"apiKey": "k", "eventSource": source}, name="p")[1] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "meant"),
+    [
+        ("my gateway", "my-gateway"),
+        ("100%", "100%25"),
+        ("<gw>", "%3Cgw%3E"),
+        ("Z\u00fcrich", "Z%C3%BCrich"),
+        ("1:gateway", "/1:gateway"),
+        ("a#b#c", "a%23b%23c"),
+    ],
+)
+def test_an_event_source_that_is_no_uri_reference_is_doubted_and_kept(source, meant):
+    policy, [finding] = read_options({"apiKey": "k", "eventSource": source}, name="p")
+    assert policy is not None
+    assert policy.event_source == source
+    assert (finding.severity, finding.path, finding.fix) == ("warning", "$.eventSource", f'Write "{meant}".')
+
+
 @pytest.mark.parametrize("end", ["/api/v1", "/api/v1/", "/api/v1/events", "/api/v1/events/"])
 @pytest.mark.parametrize("base", ["https://openmeter.cloud", "http://[::1]:8888", "http://localhost:8888/om"])
 def test_an_api_url_with_the_api_s_path_is_trimmed_with_a_warning(base, end):

@@ -27,6 +27,7 @@ _SECRET = re.compile(
     re.IGNORECASE,
 ).fullmatch
 _AUTHENTICATES = re.compile(r"auth|jwt|api-?key", re.IGNORECASE).search
+_OWN_CODE = ("custom-code-inbound", "custom-code-outbound")
 _COMPOSITES = ("CompositeInboundPolicy", "CompositeOutboundPolicy")
 
 
@@ -172,6 +173,7 @@ class Catalog:
         if factory is None:
             self._no_such_policy(definition)
             return None
+        self._doubt_type(definition)
         for name, path in self._undefined_members(definition):
             report(Finding("error", path, *self.unknown(name)))
         return workshop.build(factory, options, definition.name, report)
@@ -193,6 +195,7 @@ class Catalog:
         """A policy of the project's own code."""
         from metergate.gateway.policies import customcode
 
+        self._doubt_type(definition)
         document = definition.document
         handler = f"{definition.path}.handler" if document.shape == "A" else definition.path
         report = self._workshop.reporter(POLICIES, handler, document.name)
@@ -214,6 +217,24 @@ class Catalog:
             if hasattr(function, "start") or hasattr(function, "stop")
             else policy
         )
+
+    def _doubt_type(self, definition: PolicyDefinition) -> None:
+        """A ``policyType`` that is not what runs. The export decides, so whoever reads the file is misled."""
+        written, types = definition.document.policy_type, self._workshop.policy_types
+        own = not definition.export
+        fitting = [
+            name
+            for name, export in types.items()
+            if (name in _OWN_CODE if own else export == definition.export)
+        ]
+        if written in (*fitting, "") or not fitting:
+            return
+        what = "is another policy's type" if written in types else "is no policy type that is known"
+        fix = "Write " + " or ".join(f'"policyType": "{name}"' for name in fitting) + "."
+        runs = "code of the project" if own else definition.export
+        message = f'"{written}" {what}; what runs is {runs}, which the handler names.'
+        report = self._workshop.reporter(POLICIES, definition.path, definition.name)
+        report(Finding("warning", "$.policyType", message, fix))
 
     def _no_such_policy(self, definition: PolicyDefinition) -> None:
         document, workshop = definition.document, self._workshop

@@ -17,6 +17,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import string
 import tempfile
@@ -33,6 +34,18 @@ from metergate.gateway.jsonc import JsoncError, parse
 
 KEY_PREFIX = "mg_"
 KEY_CHARACTERS = 43
+_EXPECTED = re.compile(r"Expected `(\w+)( \| null)?`, got `(\w+)`").fullmatch
+_MISSING = re.compile(r"Object missing required field `(\w+)`").fullmatch
+_WORDS = {
+    "array": "a list",
+    "bool": "a boolean",
+    "datetime": "a time",
+    "float": "a number",
+    "int": "a number",
+    "null": "null",
+    "object": "an object",
+    "str": "a string",
+}
 _ALPHABET = string.ascii_letters + string.digits
 
 
@@ -73,12 +86,24 @@ def read_document(text: str | bytes, file: str = "") -> ConsumerDocument:
     except (msgspec.ValidationError, UnicodeDecodeError) as problem:
         message, _, where = str(problem).partition(" - at ")
         raise ConfigurationError(
-            [Finding("error", where.strip("`") or "$", f"{message}.", file=file)]
+            [Finding("error", where.strip("`") or "$", _in_words(message), file=file)]
         ) from None
     findings = list(_wrong(document))
     if findings:
         raise ConfigurationError([finding.at(file=file) for finding in findings])
     return document
+
+
+def _in_words(message: str) -> str:
+    """What msgspec says, in the words of JSON."""
+    if found := _EXPECTED(message):
+        alternative = " or null" if found[2] else ""
+        return f"It has to be {_WORDS[found[1]]}{alternative}, not {_WORDS[found[3]]}."
+    if found := _MISSING(message):
+        return f'"{found[1]}" is missing.'
+    if "RFC3339" in message:
+        return 'This is no time: write "2026-07-01T12:00:00Z".'
+    return f"{message}."
 
 
 def _decode(text: str | bytes) -> ConsumerDocument:

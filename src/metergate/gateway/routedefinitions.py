@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 from metergate.errors import Finding
@@ -141,8 +142,7 @@ def _read_route(file: str, fields: Fields, method: str, pattern: PathPattern) ->
     if PATH in fields.values:
         fields.doubt(PATH, "It has no effect on a method.", "Move it up, beside the methods of the path.")
     if ROUTE not in fields.values:
-        message = f'There is no "{ROUTE}": the gateway answers this with 404.'
-        fields.findings.append(Finding("warning", fields.path, message, f'Write "{ROUTE}": {{{_HANDLER}}}.'))
+        _say_no_route(fields)
         return None
     route = fields.object(ROUTE)
     handler = route.object("handler")
@@ -169,6 +169,17 @@ def _read_route(file: str, fields: Fields, method: str, pattern: PathPattern) ->
     route.include(handler.findings)
     fields.include(route.findings)
     return definition
+
+
+def _say_no_route(fields: Fields) -> None:
+    """An operation that is no route, which may be meant so; hardly where something beside it reads like one."""
+    misspelt = get_close_matches(ROUTE, fields.values, n=1, cutoff=0.85)
+    if misspelt:
+        message = f'"{misspelt[0]}" is not known, so the gateway answers this with 404.'
+        fields.doubt(misspelt[0], message, f'Did you mean "{ROUTE}"?')
+        return
+    message = f'There is no "{ROUTE}": the gateway answers this with 404.'
+    fields.findings.append(Finding("warning", fields.path, message, f'Write "{ROUTE}": {{{_HANDLER}}}.'))
 
 
 def _required(handler: Fields, key: str, example: str, present: bool) -> str:

@@ -196,7 +196,8 @@ def _names(expression: str) -> tuple[str, list[str]]:
 def _unknown(expression: str, name: str, members: list[str]) -> TemplateError:
     if name in _PLAIN:
         return TemplateError(f"{name} has no member {members[0]}.", f"Write ${{{name}}}.")
-    return TemplateError(f"{expression.strip()} is not known in a template.", nearest(name, _NAMES) or _HELP)
+    fix = f"Write ${{env.{name}}}." if name.isupper() and not members else nearest(name, _NAMES) or _HELP
+    return TemplateError(f"{expression.strip()} is not known in a template.", fix)
 
 
 def _variable(members: list[str], variables: Mapping[str, str]) -> str:
@@ -204,7 +205,7 @@ def _variable(members: list[str], variables: Mapping[str, str]) -> str:
         raise TemplateError("env is read by one name.", "Write ${env.NAME}.")
     name = members[0]
     if name not in variables:
-        fix = nearest(name, variables) or f"Set {name}; it may be empty."
+        fix = nearest(name, variables) or f"Set {name}, in the environment or in .env."
         raise TemplateError(f"The environment variable {name} is not set.", fix)
     value = variables[name].strip()
     if _UNPRINTABLE(value):

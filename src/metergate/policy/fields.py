@@ -110,8 +110,10 @@ def closest(name: str, known: Iterable[str]) -> str:
     """``Did you mean "x"?`` for the known name closest to ``name``, else the list of all that are known."""
     known = tuple(known)
     folded = re.sub(r"[\W_]", "", name).lower()
+    part_of = [candidate for candidate in known if candidate.lower().startswith(folded)]
+    part_of += [candidate for candidate in known if candidate.lower().endswith(folded)]
     for candidate in known:
-        if candidate.lower() == folded:
+        if candidate.lower() == folded or (part_of == [candidate] and len(folded) > 2):
             return f'Did you mean "{candidate}"?'
     return nearest(name, known) or f"Known are {', '.join(known)}."
 

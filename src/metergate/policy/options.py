@@ -6,8 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from metergate.errors import Finding, error
 from metergate.policy.features import EXHAUSTED_STATUSES, ON_ERROR, read_explain_header, read_required
@@ -56,17 +57,42 @@ _ELSEWHERE = {
     "meters": "meter",
     "statusCodes": "meterOnStatusCodes",
     "source": "eventSource",
-    "entitlements": "requiredEntitlements",
-    "features": "requiredEntitlements",
+    **dict.fromkeys(
+        (
+            "entitlement",
+            "entitlements",
+            "feature",
+            "features",
+            "featureKey",
+            "featureKeys",
+            "featureId",
+            "featureIds",
+        ),
+        "requiredEntitlements",
+    ),
     "customerIdPropertyPath": "subjectPath",
     "subject": "subjectPath",
 }
 """Names that other policies and earlier versions have for an option, and that no likeness of spelling
 finds."""
 
+_IN_OTHER_WORDS = {
+    "failOpen": 'Write "onError": "allow".',
+    "failClosed": 'Write "onError": "deny".',
+    "shadow": 'Write "mode": "shadow".',
+    "dryRun": 'Write "mode": "shadow".',
+}
+"""The same for options of ``entitlementCheck`` whose value has another form."""
+
 _MOST_IN_A_BATCH = 10_000
 _MOST_DELAY_MS = 3_600_000
-_BARE_HOST = re.compile(r"([A-Za-z0-9.-]+)(:[0-9]+)?(/[^?#]*)?")
+_BARE_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]+)?(/[^?#]*)?")
+_CHARACTERS = r"(?:[A-Za-z0-9._~!$&'()*+,;=:@/?-]|%[0-9A-Fa-f]{2})*"
+_URI_REFERENCE = re.compile(
+    r"(?:[A-Za-z][A-Za-z0-9+.-]*:|(?![^/?#]*:))"  # a scheme, or no colon in the first segment
+    r"(?://[^/?#\s]*)?" + f"{_CHARACTERS}(?:#{_CHARACTERS})?"
+)
+_STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _API_PATH = re.compile(r"/api/v1(/events)?$")
 
 
@@ -92,7 +118,7 @@ def read_options(options: Any, *, name: str) -> tuple[Policy | None, list[Findin
         api_url=_api_url(fields),
         meters=_meters(fields),
         statuses=_statuses(fields),
-        event_source=fields.text("eventSource", DEFAULT_EVENT_SOURCE),
+        event_source=_event_source(fields),
         required_entitlements=required,
         subject_path=_subject_path(fields),
         entitlement_check=check,
@@ -167,8 +193,8 @@ def read_api_url(value: Any) -> tuple[str, list[Finding]]:
     except ValueError:  # a port that is none, half an IPv6 address
         return DEFAULT_API_URL, [error("$", f"{shown(value)} is not a URL.", fix)]
     if fault:
-        if bare := _BARE_HOST.fullmatch(value.strip()):
-            fix = f'Write "{"http" if bare[1] == "localhost" else "https"}://{value.strip()}".'
+        if meant := with_scheme(value.strip()):
+            fix = f'Write "{_API_PATH.sub("", meant.rstrip("/"))}".'
         said = '"apiUrl"' if "@" in value or "?" in value else shown(value)  # either may hold a secret
         return DEFAULT_API_URL, [error("$", f"{said} {fault}.", fix)]
     path = url.path.rstrip("/")
@@ -180,6 +206,20 @@ def read_api_url(value: Any) -> tuple[str, list[Finding]]:
         f'{shown(value)} ends in "{path.removeprefix(trimmed)}", which is appended anyway, so it is cut off.'
     )
     return base + trimmed, [Finding("warning", "$", message, f'Write "{base}{trimmed}".')]
+
+
+def with_scheme(text: str) -> str:
+    """The URL that a host without ``https://`` is meant to be; empty where it is no host. What is near speaks HTTP."""
+    bare = _BARE_HOST.fullmatch(text)
+    return f"{'http' if _is_near(bare[1]) else 'https'}://{text}" if bare else ""
+
+
+def _is_near(host: str) -> bool:
+    """A private or loopback address, or a name that only a local network knows."""
+    try:
+        return ip_address(host.strip("[]")).is_private
+    except ValueError:
+        return "." not in host or host.lower().endswith((".localhost", ".local", ".internal"))
 
 
 def _url_fault(url: SplitResult) -> str:
@@ -213,6 +253,19 @@ def _statuses(fields: Fields) -> StatusSet:
         statuses, findings = read_statuses(fields.values["meterOnStatusCodes"])
         fields.include(findings, "meterOnStatusCodes")
     return statuses or StatusSet.parse(DEFAULT)
+
+
+def _event_source(fields: Fields) -> str:
+    """OpenMeter takes any text; CloudEvents wants a URI reference, and other readers may insist on one."""
+    source = fields.text("eventSource", DEFAULT_EVENT_SOURCE)
+    if not _URI_REFERENCE.fullmatch(source):
+        meant = quote(_STRAY_PERCENT.sub("%25", "-".join(source.split())), safe="/:?@!$&'()*+,;=%~")
+        meant = meant if _URI_REFERENCE.fullmatch(meant) else f"/{meant}"
+        message = (
+            '"eventSource" is no URI reference, as CloudEvents has it; OpenMeter takes it, others may not.'
+        )
+        fields.doubt("eventSource", message, f"Write {shown(meant, WHOLE)}.")
+    return source
 
 
 def _subject_path(fields: Fields) -> SubjectPath:
@@ -261,6 +314,7 @@ def _delivery(outer: Fields) -> DeliveryOptions:
 def _misplaced(group: str) -> dict[str, str]:
     """Hints for options inside ``group`` that belong elsewhere."""
     hints = dict.fromkeys(OPTIONS, f'It belongs outside "{group}".')
+    hints |= _IN_OTHER_WORDS if group == "entitlementCheck" else {}
     for other, names in _GROUPS.items():
         hints |= {} if other == group else dict.fromkeys(names, f'It belongs in "{other}".')
     return hints

@@ -5,6 +5,7 @@ Both only find the URL; `Upstream.forward` does the rest. A base URL without ``$
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -13,6 +14,8 @@ from metergate.gateway import problems
 from metergate.gateway.http import Request, Response
 from metergate.gateway.options import Options
 from metergate.gateway.templates import Template, UnsafeValueError, parse
+from metergate.policy.fields import shown
+from metergate.policy.options import with_scheme
 
 if TYPE_CHECKING:
     from metergate.gateway.context import Context
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     from metergate.gateway.upstream import Upstream
 
 FindUrl = Callable[[Request], str]
+
+_VARIABLE = re.compile(r"(?:\$|\$?\{+\s*(?:env\.)?)([A-Z][A-Z0-9_]*)\s*\}*").match
+"""How other tools write what is ``${env.NAME}`` here."""
 
 
 def build_forward(options: Any, site: Site) -> Handler | None:
@@ -57,10 +63,21 @@ def _template(read: Options, key: str, site: Site) -> Template | None:
     template, findings = parse(text, site.environment)
     read.include(findings, key)
     if template is not None and template.constant is not None:
-        parts = urlsplit(template.constant)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            read.refuse(key, "This is not the URL of an API.", 'Write "https://api.example.com".')
+        _check_url(read, key, template)
     return template
+
+
+def _check_url(read: Options, key: str, template: Template) -> None:
+    url = template.constant or ""
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https") and parts.hostname:
+        return
+    written = url if "${" in template.source else template.source.strip()
+    said = f'"{key}"' if "@" in url or "?" in url or not url else shown(written)  # either may hold a secret
+    message = f"{said} is not the URL of an API." if url else f"{said} is empty."
+    variable = _VARIABLE(written)
+    meant = f"${{env.{variable[1]}}}{written[variable.end() :]}" if variable else with_scheme(url)
+    read.refuse(key, message, f'Write "{meant or "https://api.example.com"}".')
 
 
 def _check_base(read: Options, url: str) -> None:

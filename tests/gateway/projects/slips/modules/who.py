@@ -1,0 +1,5 @@
+"""Says who calls."""
+
+
+def default(request, context, options, policy_name):
+    return request
