@@ -16,6 +16,7 @@ from metergate.engine.explanations import Explanations
 from metergate.engine.metering import Recording
 from metergate.entitlements import Decision
 from metergate.entitlements.decision import GRANTED
+from metergate.entitlements.usage.local import Hold
 from metergate.policy.events import EventEncoder
 from metergate.policy.model import Policy
 
@@ -35,12 +36,14 @@ class UserLike(Protocol):
 class Admission(msgspec.Struct, frozen=True, gc=False):
     """The answer to one user at one policy: let in where ``denial`` is None. ``subject`` is who pays, if anybody.
 
-    ``explanation`` is the value for the response header `Engine.explain_header`; None where there is none.
+    ``explanation`` is the value for the response header `Engine.explain_header`; None where there is none. ``hold`` is
+    what is held for the request of its subject's balances: for `Metering.arm`.
     """
 
     subject: str | None
     denial: Denial | None = None
     explanation: str | None = None
+    hold: Hold | None = None
 
 
 class Engine:
@@ -50,9 +53,11 @@ class Engine:
         "_check",
         "_decisions",
         "_denials",
+        "_destination",
         "_encoder",
         "_entitlements",
         "_explanations",
+        "_locals",
         "_read_subject",
         "_required",
         "_statuses",
@@ -69,6 +74,8 @@ class Engine:
         self.backends = backends
         self.delivery = backends.delivery(policy)
         self._entitlements = backends.entitlements(policy)
+        self._destination = (policy.api_url, policy.api_key.reveal())
+        self._locals = backends.locals
         self._decisions = backends.decisions
         self._encoder = EventEncoder(policy)
         self._read_subject = policy.subject_path.read
@@ -124,7 +131,7 @@ class Engine:
         self._decisions[decision.reason] += 1
         told = self._tell(subject, decision, route) if self._explanations.wanted else None
         if decision.allowed and not decision.shadowed:
-            return Admission(subject, None, told)
+            return Admission(subject, None, told, decision.hold)
         denial = denial_of(decision)
         self._denials.say(subject, denial, route)
         return Admission(subject, None if decision.allowed else denial, told)
@@ -149,7 +156,12 @@ class Engine:
         for drop in made.dropped:
             self.backends.dropped[drop.reason] += 1
             self._warn_dropped(drop.reason, drop.type, drop.message, recording)
-        return self.delivery.record(made.lines, made.count) if made.count else None
+        if not made.count:
+            return None
+        local = self._locals.get(self._destination)
+        if local is not None:
+            local.spend(made.events)  # before they are written: killed in between, we are strict
+        return self.delivery.record(made.lines, made.count)
 
     def _warn_dropped(self, reason: str, meter: str, message: str, recording: Recording) -> None:
         extra = {"policy": self.policy.name, "route": recording.route, "meter": meter, "reason": reason}

@@ -13,6 +13,7 @@ from typing import Any
 
 from metergate.delivery import Delivery, DeliveryStatistics, left_behind
 from metergate.entitlements import Entitlements, EntitlementStatistics
+from metergate.entitlements.usage.local import LocalUsage
 from metergate.openmeter.access import AccessClient
 from metergate.policy.model import Policy
 
@@ -44,6 +45,8 @@ class Backends:
         self._started = False
         self._deliveries: dict[tuple[str, str, str, int, int], Delivery] = {}
         self._entitlements: dict[tuple[str, str], Entitlements] = {}
+        self.locals: dict[tuple[str, str], LocalUsage] = {}
+        """The local count for each URL and key; filled by `start`."""
 
     def delivery(self, policy: Policy) -> Delivery:
         """The delivery for that policy's destination and options; one for all policies that agree in them."""

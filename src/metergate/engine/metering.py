@@ -17,6 +17,7 @@ from metergate.policy.secret import Secret
 
 if TYPE_CHECKING:
     from metergate.engine.admission import Engine
+    from metergate.entitlements.usage.local import Hold
 
 _log = logging.getLogger("metergate.engine")
 
@@ -42,13 +43,14 @@ class Metering:
     ``now_ms`` gives the time of an event, milliseconds since 1970 UTC.
     """
 
-    __slots__ = ("_armed", "_now_ms", "_runtime", "_settled", "request_id")
+    __slots__ = ("_armed", "_holds", "_now_ms", "_runtime", "_settled", "request_id")
 
     def __init__(self, request_id: str, now_ms: Callable[[], int] | None = None) -> None:
         self.request_id = request_id
         self._now_ms = now_ms
         self._runtime: tuple[Meter, ...] = ()
         self._armed: list[tuple[Engine, str | None, str]] = []
+        self._holds: tuple[Hold, ...] = ()
         self._settled = False
 
     def set_meters(self, meters: Any) -> None:
@@ -76,9 +78,17 @@ class Metering:
         """The run-time meters set so far."""
         return self._runtime
 
-    def arm(self, engine: Engine, subject: str | None, route: str = "") -> None:
-        """Meter this request by that engine's policy, whose `admit` has let it in."""
+    def arm(self, engine: Engine, subject: str | None, route: str = "", hold: Hold | None = None) -> None:
+        """Meter this request by that engine's policy, whose `admit` has let it in and holds this for it."""
         self._armed.append((engine, subject, route))
+        if hold is not None:
+            self._holds = (*self._holds, hold)
+
+    def release(self) -> None:
+        """Give back what is held for this request: its cost is counted, or it costs nothing. Once it has ended."""
+        holds, self._holds = self._holds, ()
+        for hold in holds:
+            hold.release()
 
     @property
     def armed(self) -> bool:
@@ -93,8 +103,13 @@ class Metering:
         if self._settled:
             return _NOTHING
         self._settled = True
-        if not self._armed:
-            return _NOTHING
+        try:
+            return self._record(status) if self._armed else _NOTHING
+        finally:
+            if self._holds:
+                self.release()
+
+    def _record(self, status: int) -> tuple[Future[None], ...]:
         now = self._now_ms() if self._now_ms is not None else time.time_ns() // 1_000_000
         if len(self._armed) == 1:
             engine, subject, route = self._armed[0]
@@ -104,9 +119,9 @@ class Metering:
                 Recording(self.request_id, subject, now, self._runtime or None, {}, route)
             )
             return _NOTHING if durable is None else (durable,)
-        return self._settle_several(status, now)
+        return self._record_several(status, now)
 
-    def _settle_several(self, status: int, now: int) -> tuple[Future[None], ...]:
+    def _record_several(self, status: int, now: int) -> tuple[Future[None], ...]:
         """Several policies: run-time meters go to each destination once, by its first policy with a subject.
 
         The ids of configured meters count on through all of one URL, because two keys of it may be of one organisation.

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from metergate.entitlements.snapshot import Snapshot
+from metergate.entitlements.usage.local import Hold
 from metergate.openmeter.values import FeatureValue
 from metergate.policy.model import EntitlementCheck
 
@@ -70,7 +71,8 @@ class Decision(msgspec.Struct, frozen=True):
     not granted, in the policy's order; in shadow mode also of requests that go on. ``age`` is how many
     seconds ago OpenMeter was asked; None where the answer is fresh enough to be granted without a look, and
     where there is none. ``shadowed``: it would have been denied, but the policy's mode is ``shadow``.
-    ``retry_after``: whole seconds for the client to wait, with status 503 only.
+    ``retry_after``: whole seconds for the client to wait, with status 503 only. ``hold``: what is held of the
+    subject's balances for the request, to be released when it has ended.
     """
 
     allowed: bool
@@ -80,6 +82,7 @@ class Decision(msgspec.Struct, frozen=True):
     age: float | None = None
     shadowed: bool = False
     retry_after: int | None = None
+    hold: Hold | None = None
 
 
 GRANTED = Decision(allowed=True, reason="granted")

@@ -165,6 +165,8 @@ class Gateway:
             await _apologise(response, context, send)
         finally:
             self._open.discard(task)
+            if context.begun_metering is not None:
+                context.begun_metering.release()
             route = context.route
             status = response.status if response is not None else 499
             self._observe(

@@ -164,6 +164,31 @@ class Host(RuleBasedStateMachine):
             self.events.append(event)
         worker.ledger.hold(self.place(worker), -cost)
 
+    @rule(
+        process=PROCESSES,
+        other=PROCESSES,
+        first=st.integers(0, 3),
+        kills=st.booleans(),
+        slow=st.booleans(),
+        number=st.sampled_from([1, 3, 50]),
+        seconds=st.sampled_from([0.2, 2.0, 4.8, 5.5]),
+    )
+    def a_limit_is_reached_and_tried_again(self, process, other, first, kills, slow, number, seconds):
+        """What goes wrong goes wrong near the limit; so it is sought out. ``slow``: an answer takes all that time."""
+        self.requests_come(process, first, asks=True, end=True)
+        self.time_passes(0.4, watched=True)
+        if slow:
+            self.a_worker_asks(other, answers=False)
+        self.requests_come(process, QUOTA + 1, asks=not slow, end=True)
+        if kills:
+            self.a_worker_is_killed_or_starts(process, starts=True)
+        self.openmeter_acknowledges(number, VISIBILITY)
+        self.time_passes(seconds, watched=True)
+        self.the_dead_are_tended()
+        if slow:
+            self.a_worker_asks(other, answers=True)
+        self.requests_come(other, QUOTA + 1, asks=not slow, end=True)
+
     @rule()
     def all_is_quiet_and_the_count_is_exact(self):
         """Nothing on its way, all acknowledged and seen: nobody is denied who has something left."""

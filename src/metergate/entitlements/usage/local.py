@@ -5,7 +5,7 @@ recorded and is held against it. The rule itself is in `ledger`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from metergate.entitlements.usage.costs import NONE, Costs, FeatureCost, Kind, read_costs
@@ -88,8 +88,10 @@ class LocalUsage:
     ``watch`` names the features that count; ``learn`` says how. Until then nothing is counted.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, wake: Callable[[], None] = lambda: None) -> None:
+        """``wake``: called when something was counted, so that somebody tends the ledger."""
         self.ledger = ledger
+        self._wake = wake
         self.crowded_out = 0
         """How often a feature of a subject could not be counted because all places are taken."""
         self._watched: frozenset[str] = frozenset()
@@ -133,6 +135,7 @@ class LocalUsage:
                     self._spend(event.subject, cost.feature, 1.0)
                 elif cost.counts(event.data):
                     self._spend_by(cost, event)
+                self._wake()
 
     def _spend_by(self, cost: FeatureCost, event: Recorded) -> None:
         place = self._place(event.subject, cost.feature)

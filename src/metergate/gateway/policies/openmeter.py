@@ -55,7 +55,7 @@ class OpenMeterInboundPolicy:
             context.add_response_sending_hook(_with_header(header, admission.explanation))
         if admission.denial is not None:
             return _refusal(admission.denial, request, context)
-        context.metering.arm(self.engine, admission.subject, route)
+        context.metering.arm(self.engine, admission.subject, route, admission.hold)
         return request
 
     @staticmethod
