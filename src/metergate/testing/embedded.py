@@ -131,7 +131,7 @@ class EmbeddedOpenMeter:
         """Store events, at least a type and a subject each; the rest is filled in, the time with the clock's."""
         defaults = {"specversion": "1.0", "source": SOURCE, "time": format_rfc3339(self.clock.now)}
         self.call(
-            "POST", "/api/v1/events", [{"id": str(uuid.uuid4())} | defaults | event for event in events]
+            "POST", "/api/v1/events", [{"id": str(uuid.uuid4()), **defaults, **event} for event in events]
         )
 
     def _exchange(self, method: str, target: str, body: Any) -> tuple[int, str, bytes]:
