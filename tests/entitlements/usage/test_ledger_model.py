@@ -66,7 +66,7 @@ class Host(RuleBasedStateMachine):
         self.period_began = 0.0
         self.events: list[Event] = []
         self.left_behind: list[Event] = []
-        self.workers: list[Process | None] = [self.start(), self.start()]
+        self.workers: list[Process | None] = [self.start(), None]
 
     def teardown(self):
         for worker in self.workers:
