@@ -27,7 +27,9 @@ from metergate.gateway.metrics.samples import FAMILIES
 from metergate.gateway.project import load_project
 from metergate.gateway.server import Settings
 from metergate.gateway.upstream import Upstream
-from metergate.policy.model import DeliveryOptions, EntitlementCheck
+from metergate.policy import features, options, statuses
+from metergate.policy.model import DeliveryOptions, Durability, EntitlementCheck, Mode, OnError
+from metergate.policy.options import read_options
 from metergate.testing.processes import HOST, Server, free_port, metergate_command
 from metergate.testing.projects import forward, policy, route, write_project
 
@@ -168,12 +170,12 @@ def commands() -> Iterator[tuple[list[str], set[str]]]:
 
 def test_every_command_line_that_is_shown_has_that_command_and_those_options():
     seen = set()
-    for words, options in commands():
+    for words, named in commands():
         command: Any = get_command(application)
         for word in words:
             command = command.commands[word]
         known = {option for parameter in command.params for option in parameter.opts}
-        assert options <= known, (words, options)
+        assert named <= known, (words, named)
         seen.add(words[0])
     assert seen == {"run", "openmeter", "check", "keys", "deadletters", "demo"}
 
@@ -202,6 +204,50 @@ def test_the_table_of_variables_is_that_of_the_code():
     sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     read = set(re.findall(r'"(METERGATE_[A-Z_]+)"', sources)) - INTERNAL
     assert {code(row[0])[0] for row in rows("variable")} == read
+
+
+def test_the_table_of_options_is_that_of_the_code():
+    table = {code(row[0])[0]: row for row in rows("option")}
+    assert set(table) == set(options.OPTIONS)
+    defaults = read_options({"apiKey": "k"}, name="p")[0]
+    assert defaults is not None
+    stated = {name: code(row[1]) for name, row in table.items()}
+    assert stated["apiUrl"] == ["METERGATE_OPENMETER_URL", defaults.api_url]
+    assert stated["meterOnStatusCodes"] == [f'"{statuses.DEFAULT}"']
+    assert stated["eventSource"] == [f'"{defaults.event_source}"']
+    assert stated["subjectPath"] == [f'"{defaults.subject_path}"']
+    assert (table["meter"][1], table["requiredEntitlements"][1]) == ("none", "none")
+    own = set(code(table["requiredEntitlements"][2].partition("In place")[2]))
+    assert own == {'{"feature": …}', *features.OPTIONS} - {"feature"}
+
+
+@pytest.mark.parametrize(
+    ("group", "shape"), [("entitlementCheck", EntitlementCheck), ("delivery", DeliveryOptions)]
+)
+def test_the_options_of_a_group_are_those_of_the_code_with_their_defaults(group, shape):
+    [row] = [row for row in rows("option") if code(row[0]) == [group]]
+    stated = {
+        name: said.replace("`", "").split(",")[0] for name, said in re.findall(r"`(\w+)` \(([^)]*)\)", row[2])
+    }
+    assert set(stated) == set(options.GROUPS[group])
+    for name, default in stated.items():
+        value = getattr(shape(), re.sub(r"[A-Z]", lambda letter: f"_{letter[0].lower()}", name))
+        assert default == (
+            "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        ), name
+
+
+def test_every_choice_of_an_option_is_named():
+    text = " ".join(row[2] for row in rows("option"))
+    for name, values in {
+        "onError": get_args(OnError),
+        "exhaustedStatus": features.EXHAUSTED_STATUSES,
+        "mode": get_args(Mode),
+        "durability": get_args(Durability),
+    }.items():
+        said = re.search(rf"`{name}` \(([^)]*)\)", text)
+        assert said is not None
+        assert set(re.findall(r"\w+", said[1])) - {"or"} == {str(value) for value in values}
 
 
 def test_every_state_of_delivery_and_every_reason_is_explained():

@@ -15,7 +15,7 @@ ON_ERROR = ("allow", "deny")
 EXHAUSTED_STATUSES = (402, 403, 429)
 EXPLAIN_HEADER = "x-metergate-decision"
 
-_OPTIONS = ("feature", "onError", "exhaustedStatus", "reserve")
+OPTIONS = ("feature", "onError", "exhaustedStatus", "reserve")
 _FEATURE_FIX = "Write the key of a feature in OpenMeter."
 _ELSEWHERE = {"key": "feature", "name": "feature", "featureKey": "feature", "featureId": "feature"}
 _FOR_ALL = (
@@ -93,7 +93,7 @@ def _read_object(outer: Fields, fields: Fields, check: EntitlementCheck) -> Iter
     )
     hints = {name: f'Did you mean "{option}"?' for name, option in _ELSEWHERE.items()}
     hints |= dict.fromkeys(_FOR_ALL, 'It is the same for all features: it belongs in "entitlementCheck".')
-    fields.name_unknown(_OPTIONS, "option", hints)
+    fields.name_unknown(OPTIONS, "option", hints)
     outer.include(fields.findings)
     if one.feature:
         yield one

@@ -49,7 +49,7 @@ _CHECK_OPTIONS = (
     "visibilitySeconds",
 )
 _DELIVERY_OPTIONS = ("durability", "batchSize", "maxDelayMs")
-_GROUPS = {"entitlementCheck": _CHECK_OPTIONS, "delivery": _DELIVERY_OPTIONS}
+GROUPS = {"entitlementCheck": _CHECK_OPTIONS, "delivery": _DELIVERY_OPTIONS}
 _ELSEWHERE = {
     "url": "apiUrl",
     "baseUrl": "apiUrl",
@@ -315,7 +315,7 @@ def _misplaced(group: str) -> dict[str, str]:
     """Hints for options inside ``group`` that belong elsewhere."""
     hints = dict.fromkeys(OPTIONS, f'It belongs outside "{group}".')
     hints |= _IN_OTHER_WORDS if group == "entitlementCheck" else {}
-    for other, names in _GROUPS.items():
+    for other, names in GROUPS.items():
         hints |= {} if other == group else dict.fromkeys(names, f'It belongs in "{other}".')
     return hints
 
@@ -324,7 +324,7 @@ def _hints(options: Mapping[str, Any]) -> dict[str, str]:
     """Hints for unknown options at the top level: an option of a group, written there flat or with a dot, and
     the names that others have for an option."""
     hints = {other: f'Did you mean "{option}"?' for other, option in _ELSEWHERE.items()}
-    for group, names in _GROUPS.items():
+    for group, names in GROUPS.items():
         for option in names:
             inside = shown({option: options.get(option, options.get(f"{group}.{option}"))}, WHOLE)
             hints[option] = hints[f"{group}.{option}"] = f'Write "{group}": {inside}.'
