@@ -16,8 +16,8 @@ Where a subject was found in 2. or 3. is remembered for ``PLACE_SECONDS`` (bound
 that it is one request as well; for no longer, because a subject can be moved to another customer, whose
 access then counts. A 404 or 412 from a remembered place forgets it at once.
 
-The v3 batch query resolves keys and subject keys exactly, but has no balances, is marked private and
-unstable, and older servers lack it; it is not used.
+The v3 batch query (``batch.py``) resolves keys and subject keys exactly, but has no balances, is marked private
+and unstable, and older servers lack it: it can only confirm what was read before (``query``).
 
 **One subject must never read another's access.** Subjects are names that a paying user may have chosen, and
 some names do not survive a URL path as they are:
@@ -43,11 +43,12 @@ from __future__ import annotations
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from metergate.errors import OpenMeterMisdirected
+from metergate.openmeter.batch import LONGEST_KEY, BatchAccess, query_access
 from metergate.openmeter.catalog import Catalog, read_catalog
 from metergate.openmeter.connection import Connection
 from metergate.openmeter.problems import Lack
@@ -94,6 +95,11 @@ class Place(NamedTuple):
 def is_plain(subject: str) -> bool:
     """Whether a subject may stand in a URL path (percent-encoded) and mean nothing but itself there."""
     return not (_ULID.fullmatch(subject) or _UNSAFE_IN_PATHS.search(subject) or subject in (".", ".."))
+
+
+def fits_batch(subject: str) -> bool:
+    """Whether the batch query can hold a subject as a key."""
+    return 0 < len(subject) <= LONGEST_KEY and not _UNHOLDABLE.search(subject)
 
 
 class AccessClient:
@@ -207,6 +213,19 @@ class AccessClient:
             As ``access``; OpenMeterOutage also where there is no such list.
         """
         return await read_catalog(self._get)
+
+    async def query(self, subjects: Sequence[str], features: Sequence[str]) -> BatchAccess | None:
+        """Whether these subjects have access to these features, in one request; None where the server does
+        not offer that.
+
+        Args:
+            subjects: at most `batch.MOST_SUBJECTS`, each one that `fits_batch` says yes to.
+            features: at most `batch.MOST_FEATURES`.
+
+        Raises:
+            OpenMeterThrottled, OpenMeterOutage: as ``access``.
+        """
+        return await query_access(self._connection.post, subjects, features)
 
     async def close(self) -> None:
         """Close the connections of this process. A later read opens new ones."""

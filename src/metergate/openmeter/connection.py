@@ -61,13 +61,26 @@ class Connection:
         """
         return await self._send(self._connected().get(self.base + path), endpoint)
 
+    async def post(
+        self, path: str, body: bytes, endpoint: str, *, absent: frozenset[int] = frozenset()
+    ) -> bytes | Lack:
+        """The answer to a JSON body. A status in ``absent`` is ``Lack.ABSENT``, whoever sent it.
+
+        Raises:
+            As ``get``.
+        """
+        request = self._connected().post(self.base + path).header("content-type", "application/json")
+        return await self._send(request.body_bytes(body), endpoint, absent)
+
     async def close(self) -> None:
         """Close the connections of this process. A later request opens new ones."""
         client, self._client = self._client, None
         if client is not None and self._process == os.getpid():
             await client.close()
 
-    async def _send(self, request: RequestBuilder, endpoint: str) -> bytes | Lack:
+    async def _send(
+        self, request: RequestBuilder, endpoint: str, absent: frozenset[int] = frozenset()
+    ) -> bytes | Lack:
         self.on_request()
         try:
             response = await request.build().send()
@@ -77,6 +90,8 @@ class Connection:
             raise OpenMeterOutage(
                 f"{endpoint}: no answer from {self.base} ({type(error).__name__})"
             ) from error
+        if response.status in absent:
+            return Lack.ABSENT
         return read_answer(
             response.status,
             response.get_header("content-type") or "",
