@@ -144,15 +144,32 @@ async def test_a_grant_of_long_ago_does_not_serve_without_asking(checks, clock):
 
 
 @in_a_loop
-async def test_an_expired_denial_asks_before_it_denies_again_so_that_a_top_up_is_seen(checks, source, clock):
+async def test_a_denial_serves_a_second_and_then_asks_before_it_denies_so_that_a_top_up_is_seen(
+    checks, source, clock
+):
     source.answer = DENIES
     assert (await checks.ask("acme", API, CHECK)).reason == "exhausted"
-    clock.advance(4.99)
+    clock.advance(0.99)
     assert checks.decide("acme", API, CHECK).reason == "exhausted"
-    source.answer = GRANTS
-    clock.advance(0.01)
+    clock.advance(0.02)
     assert checks.decide("acme", API, CHECK) is None
+    assert (await checks.ask("acme", API, CHECK)).reason == "exhausted"
+    assert checks.decide("acme", API, CHECK).reason == "exhausted"
+    assert source.asked == ["acme"] * 2
+    source.answer = GRANTS
+    clock.advance(1.01)
     assert await checks.ask("acme", API, CHECK) is GRANTED
+
+
+@in_a_loop
+async def test_what_would_be_denied_in_shadow_mode_serves_its_whole_ttl(checks, source, clock):
+    shadow = EntitlementCheck(ttl_seconds=5, mode="shadow")
+    source.answer = DENIES
+    await checks.ask("acme", API, shadow)
+    clock.advance(4.99)
+    assert checks.decide("acme", API, shadow).shadowed
+    assert (await checks.ask("acme", API, shadow)).shadowed
+    assert source.asked == ["acme"]
 
 
 @in_a_loop
@@ -439,15 +456,15 @@ async def test_a_429_is_respected_for_all_subjects(checks, source, clock):
 
 
 @in_a_loop
-async def test_too_many_in_flight_are_turned_away_and_counted(source, clock):
+async def test_beyond_so_many_requests_under_way_the_next_waits_for_the_end_of_one(source, clock):
     checks = Entitlements(source, clock=clock, most_in_flight=2)
     source.held = True
-    waiting = [asyncio.ensure_future(checks.ask(name, API, CHECK)) for name in "ab"]
+    waiting = [asyncio.ensure_future(checks.ask(name, API, CHECK)) for name in "abc"]
     await settle()
-    assert (await checks.ask("c", API, CHECK)).reason == "error_allowed"
-    assert checks.statistics().turned_away == 1
+    assert source.asked == ["a", "b"]
+    assert (checks.statistics().in_flight, checks.statistics().queued) == (2, 1)
     source.let_go()
-    assert await asyncio.gather(*waiting) == [GRANTED] * 2
+    assert await asyncio.gather(*waiting) == [GRANTED] * 3
 
 
 @in_a_loop
@@ -455,6 +472,7 @@ async def test_the_subjects_known_are_bounded(source, clock):
     checks = Entitlements(source, clock=clock, most_subjects=10)
     for number in range(25):
         await checks.ask(f"s{number}", API, CHECK)
+        clock.advance(0.1)
     statistics = checks.statistics()
     assert (statistics.snapshots, statistics.evictions) == (10, 15)
 

@@ -75,6 +75,12 @@ class Backoff:
         """Whether a request on its way is not worth waiting for: it began before all began to fail."""
         return self.is_open and self._probe != subject
 
+    def pause(self, now: float) -> float:
+        """Seconds until anybody may be asked for; infinite while one tries for all, whose end decides."""
+        if not self._opened:
+            return 0.0
+        return float("inf") if self._probe is not None else max(self._until - now, 0.0)
+
     def wait(self, subject: str, now: float) -> float:
         """Seconds until this subject may be asked for, as far as is known."""
         failing = self._subjects.get(subject)

@@ -30,16 +30,17 @@ _T = TypeVar("_T")
 class Snapshot:
     """OpenMeter's answer for one subject.
 
-    ``asked_at`` is when it was asked, not when it answered: usage after it may be missing. ``fresh_from`` is
-    the same, until something is known to have changed since (`expire`). ``granted`` holds the tuples of feature
-    keys that this answer is known to grant, so that the usual decision is one look. ``weight`` is how many
-    values it holds that no other subject shares.
+    ``asked_at`` is when it was asked, not when it answered: usage after it may be missing. ``balances_at`` is
+    the same for its balances, which are older where it was only confirmed since (`confirmed`). ``fresh_from`` is
+    ``asked_at`` until something is known to have changed since (`expire`). ``granted`` holds the tuples of
+    feature keys that this answer is known to grant, so that the usual decision is one look. ``weight`` is how
+    many values it holds that no other subject shares.
     """
 
-    __slots__ = ("asked_at", "fresh_from", "granted", "state", "values", "weight")
+    __slots__ = ("asked_at", "balances_at", "fresh_from", "granted", "state", "values", "weight")
 
     def __init__(self, asked_at: float, access: SubjectAccess) -> None:
-        self.asked_at = self.fresh_from = asked_at
+        self.asked_at = self.balances_at = self.fresh_from = asked_at
         self.state = access.state
         self.values = access.features
         self.granted: _Grants = ()
@@ -51,6 +52,13 @@ class Snapshot:
     def expire(self) -> None:
         """From now on it serves only while OpenMeter cannot be asked."""
         self.fresh_from = float("-inf")
+
+    def confirmed(self, asked_at: float) -> Snapshot:
+        """The same answer, given again without balances when OpenMeter was asked at ``asked_at``."""
+        again = Snapshot(asked_at, SubjectAccess(self.state, self.values))
+        again.balances_at = self.balances_at
+        again.granted, again.weight = self.granted, self.weight
+        return again
 
     @property
     def lack(self) -> str:

@@ -11,12 +11,14 @@ class EntitlementStatistics:
     """Counters since the start, and gauges of this moment.
 
     ``decisions``: by reason, what would have been denied in shadow mode under the reason of the denial.
-    ``asked``: requests for a subject begun, of them ``refreshes`` in the background. ``failures``: those
-    that failed, by ``outage``, ``unauthorized``, ``throttled``, ``bug``. ``timeouts``: decisions that had
-    waited as long as they may. ``in_flight``: subjects being asked for now. ``turned_away``: decisions
-    without an answer because too many subjects were in flight. ``snapshots``: subjects known;
-    ``evictions``: those forgotten to make room. ``failing``: the latest read
-    failed.
+    ``asked``: reads of one subject begun; ``refreshes``: those wanted in the background. ``requests``: HTTP
+    requests made, for those and everything else that is read. ``batches``: batch queries among them;
+    ``confirmed``: snapshots that those renewed. ``failures``: reads and batch queries that failed, by
+    ``outage``, ``unauthorized``, ``throttled``, ``bug``. ``timeouts``: decisions that had waited as long as they
+    may. ``in_flight``: subjects being asked for now; ``queued``: those that wait until the budget has a read
+    for them; ``turned_away``: reads given up because too many waited. ``deferred``: decisions on an older
+    answer because the budget had no read at once. ``snapshots``: subjects known; ``evictions``: those forgotten
+    to make room. ``failing``: the latest read failed.
     """
 
     decisions: Mapping[str, int]
@@ -29,3 +31,8 @@ class EntitlementStatistics:
     snapshots: int
     evictions: int
     failing: bool
+    requests: int = 0
+    batches: int = 0
+    confirmed: int = 0
+    queued: int = 0
+    deferred: int = 0

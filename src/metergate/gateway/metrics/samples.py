@@ -145,7 +145,24 @@ FAMILIES: dict[str, Family] = {
     "EntitlementStatistics.turned_away": Family(
         "metergate_entitlement_turned_away",
         "counter",
-        "Decisions without an answer: too many reads were under way.",
+        "Reads given up because too many subjects waited for one.",
+    ),
+    "EntitlementStatistics.requests": Family(
+        "metergate_entitlement_requests", "counter", "HTTP requests to OpenMeter, of all kinds of reads."
+    ),
+    "EntitlementStatistics.batches": Family(
+        "metergate_entitlement_batches", "counter", "Batch queries among them."
+    ),
+    "EntitlementStatistics.confirmed": Family(
+        "metergate_entitlement_confirmed", "counter", "Snapshots that a batch query renewed."
+    ),
+    "EntitlementStatistics.queued": Family(
+        "metergate_entitlement_queued", "gauge", "Subjects that wait until the budget has a read for them."
+    ),
+    "EntitlementStatistics.deferred": Family(
+        "metergate_entitlement_deferred",
+        "counter",
+        "Decisions on an older answer because the budget had no read at once.",
     ),
     "EntitlementStatistics.snapshots": Family(
         "metergate_entitlement_snapshots", "gauge", "Subjects that are known."

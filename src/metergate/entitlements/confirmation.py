@@ -1,0 +1,97 @@
+"""Snapshots confirmed many at a time: what the batch query's answer means for them, and when it may be used.
+
+The batch query (``metergate.openmeter.batch``) says who has access to what, without balances. So it renews a
+snapshot only where it says of every feature what the snapshot says; a subject of whom it says anything else is
+read on its own. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from metergate.entitlements.snapshot import Snapshot
+from metergate.openmeter.access import fits_batch
+from metergate.openmeter.batch import MOST_FEATURES
+
+LEAST_SUBJECTS = 3
+"""Fewer are read one by one, which brings their balances, too."""
+
+NOT_OFFERED_SECONDS = 3600.0
+"""How long it is remembered that the server does not offer the query."""
+
+FAILED_SECONDS = 60.0
+"""The same where it offers it, and it failed."""
+
+MOST_ALONE = 20_000
+
+_NEAR = 0.1
+
+
+def confirm(
+    snapshot: Snapshot | None, access: Mapping[str, bool] | None, features: tuple[str, ...], asked_at: float
+) -> Snapshot | None:
+    """The snapshot renewed, where the answer agrees with it in all of ``features``; else None.
+
+    A feature that the answer does not mention agrees with nothing.
+    """
+    if snapshot is None or access is None:
+        return None
+    for feature in features:
+        known = snapshot.feature(feature)
+        if access.get(feature) is not (known is not None and known.has_access):
+            return None
+    return snapshot.confirmed(asked_at)
+
+
+def is_near_limit(snapshot: Snapshot, features: tuple[str, ...]) -> bool:
+    """Whether any of these features has less than a tenth of its allowance left: its balance matters."""
+    for feature in features:
+        value = snapshot.feature(feature)
+        if value is None or value.balance is None or value.balance <= 0:
+            continue
+        if value.balance < _NEAR * (value.balance + (value.usage or 0)):
+            return True
+    return False
+
+
+class Confirmations:
+    """Which features and subjects the batch query is asked about, and whether it may be asked at all."""
+
+    def __init__(self) -> None:
+        self.features: tuple[str, ...] = ()
+        """All that were required so far, in the order they came."""
+        self._alone: set[str] = set()
+        self._offered = False
+        self._closed_until = float("-inf")
+
+    def need(self, features: tuple[str, ...]) -> None:
+        """These are required of somebody."""
+        if not set(self.features).issuperset(features):
+            self.features = tuple(dict.fromkeys((*self.features, *features)))
+
+    def fit(self, subject: str, snapshot: Snapshot) -> bool:
+        """Whether the query can find this subject."""
+        return snapshot.state == "found" and subject not in self._alone and fits_batch(subject)
+
+    def open(self, now: float) -> bool:
+        """Whether the query may be made."""
+        return now >= self._closed_until and 0 < len(self.features) <= MOST_FEATURES
+
+    def begin(self) -> None:
+        """The query is made. As long as it is not known to be offered, one is enough to find out."""
+        if not self._offered:
+            self._closed_until = float("inf")
+
+    def succeed(self) -> None:
+        """It was answered."""
+        self._offered, self._closed_until = True, float("-inf")
+
+    def close(self, until: float) -> None:
+        """It was not: make none before that time, and then one to find out."""
+        self._offered, self._closed_until = False, until
+
+    def leave_alone(self, subject: str) -> None:
+        """The query does not find this subject, who is known otherwise."""
+        if len(self._alone) >= MOST_ALONE:
+            self._alone.clear()  # each is then tried once more
+        self._alone.add(subject)

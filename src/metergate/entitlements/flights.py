@@ -1,0 +1,398 @@
+"""The reads of OpenMeter: who waits to be read, who is being read, and what comes of it.
+
+A *flight* is one read of one subject, from the moment somebody wants it until its answer is kept or it has failed.
+There is at most one per subject. It is queued until the budget has a token for it, and belongs to nobody: it goes
+on when those who wait for it are cancelled or out of time, and its answer serves the next.
+
+Where the budget lets many wait, those whose snapshot only needs confirming may fly together: one batch query for
+up to a hundred of them (``confirmation.py``). Whom it does not confirm is read alone, urgently.
+
+Everything runs on one event loop and needs no lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+from metergate.entitlements.backoff import Backoff
+from metergate.entitlements.budget import Budget, ReadQueue, Urgency
+from metergate.entitlements.complaints import KINDS, Complaints, kind_of
+from metergate.entitlements.confirmation import (
+    FAILED_SECONDS,
+    LEAST_SUBJECTS,
+    NOT_OFFERED_SECONDS,
+    Confirmations,
+    confirm,
+)
+from metergate.entitlements.snapshot import Snapshot, Snapshots
+from metergate.errors import OpenMeterError, OpenMeterOutage, OpenMeterThrottled
+from metergate.openmeter.batch import MOST_SUBJECTS, BatchAccess
+from metergate.openmeter.values import SubjectAccess
+
+_LOOKED_AT = 400
+"""Of each class, when companions for a batch query are looked for."""
+
+_SHORTEST_PAUSE = 0.001
+_BATCH = ""
+"""In the place of a subject where a batch query was throttled; nobody is called that."""
+
+
+class AccessSource(Protocol):
+    """Where answers come from: ``metergate.openmeter.access.AccessClient``, or a stand-in of a test."""
+
+    async def access(self, subject: str) -> SubjectAccess:
+        """All features of a subject. Raises OpenMeterError."""
+
+    async def query(self, subjects: Sequence[str], features: Sequence[str]) -> BatchAccess | None:
+        """Who of these has access to what; None where that is not offered. Raises OpenMeterError."""
+
+    def count_requests(self, on_request: Callable[[], None]) -> None:
+        """Call this before each HTTP request."""
+
+    async def close(self) -> None:
+        """Close what is open."""
+
+
+class Flight:
+    """One read of one subject.
+
+    ``urgency`` is its class in the queue. ``began`` is when OpenMeter was asked, None while it is queued.
+    ``deferred``: it could not start at once, so that only those wait for it who have no usable answer.
+    ``alone``: it is not, or not any more, for a batch query. ``together``: it is part of one now.
+    ``overdue``: somebody has waited for it as long as they may, so that nobody else does. ``expired``: what it
+    brings was changed after it began. ``done``: it is over, and ``snapshot`` is what it brought, None where it
+    failed.
+    """
+
+    __slots__ = (
+        "alone", "began", "deferred", "done", "expired", "landing", "overdue", "snapshot", "subject", "together",
+        "urgency",
+    )  # fmt: skip
+
+    def __init__(self, subject: str, urgency: Urgency, *, alone: bool) -> None:
+        self.subject = subject
+        self.urgency = urgency
+        self.alone = alone
+        self.began: float | None = None
+        self.deferred = self.together = self.overdue = self.expired = self.done = False
+        self.snapshot: Snapshot | None = None
+        self.landing: asyncio.Future[None] | None = None
+
+
+class Flights:
+    """All flights to one OpenMeter. What they bring is put into ``snapshots``."""
+
+    def __init__(
+        self,
+        source: AccessSource,
+        snapshots: Snapshots,
+        budget: Budget,
+        *,
+        clock: Callable[[], float],
+        jitter: Callable[[], float],
+        most_in_flight: int,
+        most_queued: int,
+    ) -> None:
+        """
+        Args:
+            most_in_flight: requests under way at once.
+            most_queued: subjects that wait to be read.
+        """
+        self.budget = budget
+        self.confirmations = Confirmations()
+        self._source = source
+        self._snapshots = snapshots
+        self._clock = clock
+        self._most_in_flight = most_in_flight
+        self._queue: ReadQueue[Flight] = ReadQueue(most_queued)
+        self._backoff = Backoff(jitter)
+        self._complaints = Complaints()
+        self._flights: dict[str, Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_loop: asyncio.AbstractEventLoop | None = None
+        self.failures: dict[str, int] = dict.fromkeys(KINDS, 0)
+        self.asked = self.timeouts = self.requests = self.batches = self.confirmed = 0
+        source.count_requests(self._count_request)
+
+    @property
+    def queued(self) -> int:
+        """Subjects that wait to be read."""
+        return len(self._queue)
+
+    @property
+    def dropped(self) -> int:
+        """Reads given up because too many subjects waited."""
+        return self._queue.dropped
+
+    @property
+    def in_flight(self) -> int:
+        """Subjects that are being read now."""
+        return len(self._flights) - len(self._queue)
+
+    @property
+    def failing(self) -> bool:
+        """Whether the latest read failed."""
+        return self._backoff.is_failing
+
+    # --- for who decides
+
+    def find(self, subject: str) -> Flight | None:
+        """The flight of a subject, queued or under way."""
+        return self._flights.get(subject)
+
+    def leads_nowhere(self, subject: str, now: float) -> bool:
+        """Whether it is known that asking, or waiting for who asks, leads to nothing."""
+        flight = self._flights.get(subject)
+        if flight is None or flight.began is None:
+            return (flight is not None and flight.overdue) or self._backoff.blocks(subject, now)
+        return flight.overdue or self._backoff.doubts(subject)
+
+    def answers_soon(self, subject: str, now: float) -> bool:
+        """Whether a read of this subject would start at once, or did."""
+        flight = self._flights.get(subject)
+        if flight is not None:
+            return not flight.deferred
+        return not len(self._queue) and len(self._tasks) < self._most_in_flight and self._pause(now) <= 0
+
+    def wait(self, subject: str, now: float) -> float:
+        """Seconds until this subject may be asked for, as far as is known."""
+        return self._backoff.wait(subject, now)
+
+    def seek(self, subject: str, urgency: Urgency, now: float, *, alone: bool) -> Flight | None:
+        """The flight of this subject, begun or queued if there is none; None if nothing should be asked now.
+
+        Args:
+            alone: a batch query cannot confirm what is known of it.
+        """
+        if self.leads_nowhere(subject, now):
+            return None
+        flight = self._flights.get(subject)
+        if flight is None:
+            flight = self._flights[subject] = Flight(subject, urgency, alone=alone)
+            self._wait_in_line(flight)
+            self._depart()
+            flight.deferred = flight.began is None or flight.together
+        elif flight.began is None:
+            flight.alone = flight.alone or alone
+            if urgency < flight.urgency:
+                self._move(flight, urgency)
+        return flight
+
+    async def landed(self, flight: Flight, deadline: float) -> bool:
+        """Wait for a flight until the deadline, a time of the event loop. Returns whether it brought an answer."""
+        loop = asyncio.get_running_loop()
+        was_queued = flight.began is None
+        if not flight.done:
+            if flight.landing is None or flight.landing.get_loop() is not loop:
+                flight.landing = loop.create_future()
+                self._depart()  # the timer may have been that of a loop that is no more
+            await asyncio.wait((flight.landing,), timeout=max(deadline - loop.time(), 0.0))
+        if not flight.done:
+            self._give_up_on(flight, was_queued)
+        return flight.snapshot is not None
+
+    async def close(self) -> None:
+        """Give up the requests under way and who waits, and close the source."""
+        if self._timer is not None:
+            self._timer.cancel()
+        while (flight := self._queue.pop()) is not None:
+            self._end(flight)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._source.close()
+
+    # --- departing
+
+    def _wait_in_line(self, flight: Flight) -> None:
+        dropped = self._queue.push(flight, flight.urgency)
+        if dropped is not None:
+            self._end(dropped)
+
+    def _move(self, flight: Flight, urgency: Urgency) -> None:
+        flight.urgency = urgency
+        self._queue.move(flight.subject, urgency)
+
+    def _depart(self) -> None:
+        """Start what may start now; the timer, or the end of a request, sees to the others."""
+        while len(self._queue) and len(self._tasks) < self._most_in_flight:
+            now = self._clock()
+            pause = self._pause(now)
+            if pause > 0:
+                self._wake_in(pause)
+                return
+            flight = self._queue.pop()
+            if flight is None or self._backoff.blocks(flight.subject, now):
+                self._end(flight)
+                continue
+            self.budget.take(now)
+            companions = self._companions(flight, now)
+            if companions:
+                self._start_together([flight, *companions], now)
+            else:
+                self._start(flight, now)
+
+    def _pause(self, now: float) -> float:
+        """Seconds until a read may start, infinite where that hangs on the end of another."""
+        return max(self.budget.wait(now), self._backoff.pause(now))
+
+    def _wake_in(self, pause: float) -> None:
+        if pause == float("inf"):
+            return
+        loop = asyncio.get_running_loop()
+        due = loop.time() + max(pause, _SHORTEST_PAUSE)
+        if self._timer is not None:
+            if self._timer_loop is loop and self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer, self._timer_loop = loop.call_at(due, self._wake), loop
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._depart()
+
+    def _companions(self, flight: Flight, now: float) -> list[Flight]:
+        """Who else a batch query can confirm, where it is worth it."""
+        if flight.alone or self._backoff.is_open or not self.confirmations.open(now):
+            return []
+        found = self._queue.first(lambda other: not other.alone, MOST_SUBJECTS - 1, _LOOKED_AT)
+        if len(found) + 1 < LEAST_SUBJECTS:
+            return []
+        for companion in found:
+            self._queue.remove(companion.subject)
+        return found
+
+    def _start(self, flight: Flight, now: float) -> None:
+        flight.began, flight.together = now, False
+        self._backoff.begin(flight.subject)
+        self.asked += 1
+        self._run(self._fly(flight, now), [flight])
+
+    def _start_together(self, flights: list[Flight], now: float) -> None:
+        for flight in flights:
+            flight.began, flight.together = now, True
+        self.batches += 1
+        self.confirmations.begin()
+        self._run(self._fly_together(flights, self.confirmations.features, now), flights)
+
+    def _run(self, request: Coroutine[Any, Any, None], flights: list[Flight]) -> None:
+        # In a context of its own: it is nobody's request, and must not keep what that request has open.
+        task = asyncio.get_running_loop().create_task(request, context=contextvars.Context())
+        self._tasks.add(task)
+        # Not at the end of the task's own code, which never runs if the task is cancelled before it starts.
+        task.add_done_callback(lambda done: self._arrive(done, flights))
+
+    # --- under way
+
+    async def _fly(self, flight: Flight, began: float) -> None:
+        try:
+            access = await self._source.access(flight.subject)
+        except OpenMeterError as error:
+            self._fail(flight.subject, error)
+        except Exception as bug:  # noqa: BLE001  # nobody awaits this task's result: here it is heard, or never
+            self._backoff.fail(flight.subject, self._clock(), OpenMeterOutage("a bug of ours"))
+            self._broke(bug)
+        else:
+            self._keep(flight, Snapshot(began, access))
+            if self._backoff.succeed(flight.subject, self._clock()):
+                self._complaints.recovered()
+
+    async def _fly_together(self, flights: list[Flight], features: tuple[str, ...], began: float) -> None:
+        """Confirm many. A failure of this query, a 429 apart, says nothing of the other reads, which go on."""
+        try:
+            answer = await self._source.query([flight.subject for flight in flights], features)
+        except OpenMeterThrottled as error:
+            self._fail(_BATCH, error)
+            self.confirmations.close(self._clock())
+        except OpenMeterError as error:
+            self.failures[kind_of(error)] += 1
+            self._complaints.failed(error, self._clock())
+            self.confirmations.close(self._clock() + FAILED_SECONDS)
+        except Exception as bug:  # noqa: BLE001  # as above
+            self._broke(bug)
+            self.confirmations.close(self._clock() + FAILED_SECONDS)
+        else:
+            if answer is None:
+                self.confirmations.close(self._clock() + NOT_OFFERED_SECONDS)
+                return
+            self.confirmations.succeed()
+            if features == self.confirmations.features:
+                self._confirm(flights, answer, features, began)
+
+    def _confirm(
+        self, flights: list[Flight], answer: BatchAccess, features: tuple[str, ...], began: float
+    ) -> None:
+        for flight in flights:
+            if flight.subject in answer.unknown:
+                self.confirmations.leave_alone(flight.subject)
+            known = self._snapshots.entries.get(flight.subject)
+            snapshot = confirm(known, answer.access.get(flight.subject), features, began)
+            flight.alone = snapshot is None
+            if snapshot is not None:
+                self.confirmed += 1
+                self._keep(flight, snapshot)
+
+    def _keep(self, flight: Flight, snapshot: Snapshot) -> None:
+        if flight.expired:
+            snapshot.expire()
+        flight.snapshot = snapshot
+        self._snapshots.put(flight.subject, snapshot)
+
+    def _count_request(self) -> None:
+        self.requests += 1
+        self.budget.spend(self._clock())
+
+    # --- over
+
+    def _arrive(self, task: asyncio.Task[None], flights: list[Flight]) -> None:
+        self._tasks.discard(task)
+        for flight in flights:
+            if flight.together and flight.snapshot is None and not task.cancelled():
+                flight.began, flight.together = None, False
+                if flight.alone:
+                    flight.urgency = Urgency.LIMIT
+                self._wait_in_line(flight)
+            else:
+                self._end(flight)
+        if not task.cancelled():
+            self._depart()
+
+    def _end(self, flight: Flight | None) -> None:
+        if flight is None:
+            return
+        flight.done = True
+        if self._flights.get(flight.subject) is flight:
+            del self._flights[flight.subject]
+            self._backoff.end(flight.subject)
+        if flight.landing is not None and not flight.landing.done():
+            flight.landing.set_result(None)
+
+    def _give_up_on(self, flight: Flight, was_queued: bool) -> None:
+        """Somebody has waited long enough. Where they waited in the queue that is not OpenMeter's doing."""
+        self.timeouts += 1
+        if flight.overdue:
+            return
+        flight.overdue = True
+        if flight.began is None:
+            self._move(flight, Urgency.STALE)
+        elif not was_queued:
+            now = self._clock()
+            error = OpenMeterOutage("OpenMeter did not answer within timeoutSeconds")
+            self._backoff.slow(flight.subject, flight.began, now, error)
+            self._complaints.failed(error, now)
+            self._depart()
+
+    def _fail(self, subject: str, error: OpenMeterError) -> None:
+        now = self._clock()
+        self.failures[kind_of(error)] += 1
+        self._backoff.fail(subject, now, error)
+        self._complaints.failed(error, now)
+
+    def _broke(self, bug: Exception) -> None:
+        self.failures["bug"] += 1
+        self._complaints.broke(bug, self._clock())
