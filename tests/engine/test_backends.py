@@ -116,3 +116,21 @@ def test_two_policies_of_one_destination_with_other_options_send_each_event_once
     ours.drain(10.0)
     assert ids(openmeter) == sorted(f"{name}{number}-call" for name in "abc" for number in range(20))
     assert all(json.loads(request.body) for request in openmeter.requests)
+
+
+def test_of_the_policies_that_check_at_one_openmeter_the_highest_budget_counts_shared_by_the_workers(
+    tmp_path,
+):
+    backends = Backends(tmp_path, workers=4)
+
+    def checks(required, **check):
+        options = {"apiUrl": "http://openmeter.test", "apiKey": "key", "requiredEntitlements": required}
+        policy, findings = read_options(options | {"entitlementCheck": check}, name="meter")
+        assert policy is not None, findings
+        return backends.entitlements(policy)
+
+    assert checks([]).reads_per_second == 25 / 4
+    assert checks(["api"], maxReadsPerSecond=8).reads_per_second == 2
+    assert checks(["api"], maxReadsPerSecond=80).reads_per_second == 20
+    assert checks(["api"], maxReadsPerSecond=40).reads_per_second == 20
+    assert checks([], maxReadsPerSecond=400).reads_per_second == 20

@@ -43,8 +43,9 @@ def test_each_worker_process_has_its_share_and_at_least_a_burst_of_one():
 def test_of_several_who_share_a_budget_the_highest_rate_counts():
     budget = Budget(25, 2)
     budget.allow(10)
-    assert budget.rate == 12.5
+    assert budget.rate == 5
     budget.allow(100)
+    budget.allow(50)
     assert (budget.rate, budget.burst) == (50, 10)
 
 

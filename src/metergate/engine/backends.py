@@ -35,10 +35,14 @@ class Backends:
 
     ``spool`` is the folder of the spool, created when needed; None only where every policy's durability is ``memory``.
     Made before a fork or an event loop; `start` opens files and threads, in the process that will use them.
+    ``workers`` is how many processes of this host do the same and share the budgets of reads with this one.
     """
 
-    def __init__(self, spool: Path | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, spool: Path | None, *, workers: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.spool = spool
+        self._workers = workers
         self.decisions: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
         self._clock = clock
@@ -67,10 +71,20 @@ class Backends:
         return self._deliveries[wanted]
 
     def entitlements(self, policy: Policy) -> Entitlements:
-        """The snapshots of that policy's destination."""
+        """The snapshots of that policy's destination. Of the budgets of the policies that check the highest
+        counts.
+        """
         wanted = (policy.api_url, policy.api_key.reveal())
+        most_reads = policy.entitlement_check.max_reads_per_second
         if wanted not in self._entitlements:
-            self._entitlements[wanted] = Entitlements(AccessClient(*wanted), clock=self._clock)
+            self._entitlements[wanted] = Entitlements(
+                AccessClient(*wanted),
+                max_reads_per_second=most_reads,
+                workers=self._workers,
+                clock=self._clock,
+            )
+        if policy.required_entitlements:
+            self._entitlements[wanted].allow_reads(most_reads)
         return self._entitlements[wanted]
 
     @property
@@ -106,6 +120,11 @@ class Backends:
                 folder.destination.url,
                 folder.path,
             )
+
+    def expire(self, subject: str) -> None:
+        """OpenMeter has something new to say of a subject; see `Entitlements.expire`."""
+        for entitlements in self._entitlements.values():
+            entitlements.expire(subject)
 
     async def stop(self) -> None:
         """Ask OpenMeter no more. What is recorded is sent by `drain`."""

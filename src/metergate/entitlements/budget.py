@@ -58,10 +58,11 @@ class Budget:
     def __init__(self, rate: float, workers: int = 1) -> None:
         """
         Args:
-            rate: requests a second of all worker processes together, above 0.
+            rate: requests a second of all worker processes together, above 0, as long as nothing else is allowed.
             workers: how many there are; this one gets its share, and a burst of at least one.
         """
         self._workers = max(workers, 1)
+        self._allowed: float | None = None
         self._prepaid = 0
         self._refilled = float("-inf")
         self._set(rate)
@@ -71,8 +72,11 @@ class Budget:
         return f"<Budget {self.rate:g}/s tokens={self._tokens:.2f}>"
 
     def allow(self, rate: float) -> None:
-        """Somebody else who shares this may read more often: the higher ``rate`` counts."""
-        if rate / self._workers > self.rate:
+        """Somebody who uses this may read so often: of all such rates the highest counts, in the place of that
+        which this was made with.
+        """
+        if not self._allowed or rate > self._allowed:
+            self._allowed = rate
             self._set(rate)
 
     def take(self, now: float) -> bool:

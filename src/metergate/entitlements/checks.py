@@ -105,8 +105,15 @@ class Entitlements:
         )
 
     def allow_reads(self, max_reads_per_second: float) -> None:
-        """A further policy shares this: of their budgets the highest counts."""
+        """A policy uses this: of the budgets of all that do the highest counts, in the place of the
+        constructor's.
+        """
         self._flights.budget.allow(max_reads_per_second)
+
+    @property
+    def reads_per_second(self) -> float:
+        """The budget of this process: its share of ``max_reads_per_second``."""
+        return self._flights.budget.rate
 
     def decide(self, subject: str, features: tuple[str, ...], check: EntitlementCheck) -> Decision | None:
         """The decision, where it needs no waiting; else None: await ``ask``. Call it on the event loop.

@@ -50,6 +50,8 @@ from metergate.gateway.metrics import Metrics
 from metergate.gateway.pipeline import Pipeline
 from metergate.gateway.project import Project, load_project
 from metergate.gateway.upstream import Upstream
+from metergate.gateway.webhook import PAGE_PATH as WEBHOOK_PATH
+from metergate.gateway.webhook import WebhookPage, signing_key
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -220,7 +222,7 @@ def application() -> Gateway:
     end_with_parent(settings.parent)
     raise_file_limit()
     directory = Path(settings.project)
-    backends = Backends(spool_directory(directory, read_environment(directory)))
+    backends = Backends(spool_directory(directory, read_environment(directory)), workers=settings.workers)
     upstream = Upstream(timeout=settings.upstream_timeout)
     project, findings = load_project(directory, backends=backends, upstream=upstream, strict=settings.strict)
     if project is None:
@@ -233,6 +235,7 @@ def application() -> Gateway:
         Metrics(figures),
         max_body_bytes=settings.max_body_bytes,
         began=settings.began,
+        folder=figures,
     )
     gateway.on_start(lambda: end_in_order(gateway.break_off))
     gateway.on_start(lambda: say_started(figures))
@@ -247,10 +250,12 @@ def assemble(
     *,
     max_body_bytes: int = Settings.max_body_bytes,
     began: float | None = None,
+    folder: Path | None = None,
 ) -> Gateway:
     """A loaded project as an ASGI application, with its pages, life cycle and figures.
 
-    ``began`` is when the gateway started, on the monotonic clock; None: with this call.
+    ``began`` is when the gateway started, on the monotonic clock; None: with this call. ``folder`` is where its workers
+    meet; None where there is one only.
 
     For tests, and for mounting a gateway in another application: that one's lifespan has to reach it.
     """
@@ -258,6 +263,9 @@ def assemble(
     for policy in project.policies.values():
         if (statistics := getattr(policy.resource, "statistics", None)) is not None:
             metrics.add(statistics, policy=policy.name)
+    webhook = WebhookPage(signing_key(project.environment), folder, backends.expire)
+    if webhook.is_on:
+        metrics.add(webhook.statistics)
 
     async def start() -> None:
         gc.collect()
@@ -265,6 +273,7 @@ def assemble(
         gc.set_threshold(*_GC_THRESHOLDS)
         await metrics.start()
         backends.start(metrics.delivery_counts)
+        await webhook.start()
         await project.start()
 
     async def stop() -> None:
@@ -276,12 +285,17 @@ def assemble(
         # Last: a read that is given up is a decision without an answer, which lets in under `onError: allow`.
         await backends.stop()
         await upstream.stop()
+        await webhook.stop()
         await metrics.stop()
 
     gateway = Gateway(
         Pipeline(project.router, project.hooks, project.policies),
         observe=metrics.observe,
-        pages={METRICS_PATH: metrics.page, HEALTH_PATH: health(metrics, began=began)},
+        pages={
+            METRICS_PATH: metrics.page,
+            HEALTH_PATH: health(metrics, began=began),
+            WEBHOOK_PATH: webhook,
+        },
         max_body_bytes=max_body_bytes,
         start=start,
         stop=stop,
