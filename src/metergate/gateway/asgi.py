@@ -57,6 +57,7 @@ Observe = Callable[[str, str, int, float], None]
 
 _log = logging.getLogger("metergate.gateway")
 
+_NOTED: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "zp-rid"})
 _NOT_SENT: Final = HOP_BY_HOP | {"content-length", "zp-rid"}
 _LENGTH_KEPT: Final = HOP_BY_HOP | {"zp-rid"}
 
@@ -151,7 +152,7 @@ class Gateway:
                 response = page(request, context)
             else:
                 response, request = await self._pipeline.run(request, context)
-                if context.final_hooks or self._pipeline.has_final_hooks:
+                if context.final_hooks or self._pipeline.final_hooks:
                     self._pipeline.run_final_hooks(response, request, context)
             await self._send(response, scope["method"], context, client, receive, send)
         except asyncio.CancelledError:
@@ -329,25 +330,32 @@ async def _close(body: StreamedBody) -> None:
 
 
 def _read_headers(raw: list[tuple[bytes, bytes]]) -> tuple[HeaderItems, dict[str, str], str]:
-    """Fields as text; the last of each name; and what is wrong with them, if anything.
+    """Fields as text; those of `_NOTED` by name; and what is wrong with them, if anything.
 
     What ``connection`` names ends here, before any policy: later it would take away what a policy has set for the upstream.
     """
-    try:
-        items = [(name.decode(), value.decode()) for name, value in raw]
-    except UnicodeDecodeError:
-        items = [(name.decode("latin-1"), _text(value)) for name, value in raw]
-    fields = dict(items)
+    items: HeaderItems = []
+    noted: dict[str, str] = {}
     wrong = ""
-    repeated = len(fields) != len(items)
-    if repeated and sum(name == "host" for name, _ in items) > 1:
-        wrong = "A request names its host, in one header."
-    if repeated or fields.get("connection", "") not in ORDINARY_CONNECTIONS:
-        named = ",".join([value for name, value in items if name == "connection"])
-        if named.lower() not in ORDINARY_CONNECTIONS:
-            items = without_named(items, named)
-            fields = dict(items)
-    return items, fields, wrong
+    try:
+        for name_bytes, value_bytes in raw:
+            name, value = name_bytes.decode(), value_bytes.decode()
+            items.append((name, value))
+            if name not in _NOTED:
+                continue
+            if name == "host" and "host" in noted:
+                wrong = "A request names its host, in one header."
+            elif name == "connection" and "connection" in noted:
+                value = f"{noted['connection']},{value}"
+            noted[name] = value
+    except UnicodeDecodeError:
+        return _read_headers(
+            [(name.decode("latin-1").encode(), _text(value).encode()) for name, value in raw]
+        )
+    if noted.get("connection", "").lower() not in ORDINARY_CONNECTIONS:
+        items = without_named(items, noted["connection"])
+        noted = {name: value for name, value in items if name in _NOTED}
+    return items, noted, wrong
 
 
 def _text(value: bytes) -> str:

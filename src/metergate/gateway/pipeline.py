@@ -51,8 +51,11 @@ class Pipeline:
 
     def __init__(self, router: Router, hooks: RuntimeHooks, policies: Mapping[str, NamedPolicy]) -> None:
         self._router = router
-        self._hooks = hooks
+        self._pre_routing = hooks.pre_routing
+        self._request_hooks = hooks.request
+        self._sending_hooks = hooks.response_sending
         self._policies = policies
+        self.final_hooks = hooks.response_sending_final
 
     async def run(self, request: Request, context: Context) -> tuple[Response, Request]:
         """The response to send, and the request as the policies left it. Raises CancelledError only."""
@@ -72,7 +75,7 @@ class Pipeline:
         except Exception:  # a project's code may raise anything; the client gets a problem
             context.log.exception("the request failed")
             response = problems.internal_server_error(request, context)
-        if self._hooks.response_sending or context.sending_hooks:
+        if self._sending_hooks or context.sending_hooks:
             response = await self._before_sending(response, request, context)
         route = context.route
         if route is not None and route.cors is not None:
@@ -80,8 +83,8 @@ class Pipeline:
         return response, request
 
     async def _answer(self, request: Request, context: Context) -> tuple[Response, Request]:
-        if self._hooks.pre_routing:
-            outcome = await _through(self._hooks.pre_routing, request, context)
+        if self._pre_routing:
+            outcome = await _through(self._pre_routing, request, context)
             if isinstance(outcome, Response):
                 return outcome, request
             request = outcome
@@ -92,8 +95,8 @@ class Pipeline:
             return self._no_route(request, context), request
         route, request.params = match
         context.route = route
-        if self._hooks.request:
-            outcome = await _through(self._hooks.request, request, context)
+        if self._request_hooks:
+            outcome = await _through(self._request_hooks, request, context)
             if isinstance(outcome, Response):
                 return outcome, request
             request = outcome
@@ -126,7 +129,7 @@ class Pipeline:
 
     async def _before_sending(self, response: Response, request: Request, context: Context) -> Response:
         """A hook that fails is logged and passed over: the response is somebody's paid answer."""
-        for hook in (*self._hooks.response_sending, *context.sending_hooks):
+        for hook in (*self._sending_hooks, *context.sending_hooks):
             try:
                 changed = hook(response, request, context)
                 if inspect.isawaitable(changed):
@@ -140,7 +143,7 @@ class Pipeline:
 
     def run_final_hooks(self, response: Response, request: Request, context: Context) -> None:
         """Show the response as it will be sent to the final hooks; what they await runs on in the background."""
-        for hook in (*self._hooks.response_sending_final, *context.final_hooks):
+        for hook in (*self.final_hooks, *context.final_hooks):
             try:
                 work = hook(response.snapshot(), request, context)
             except Exception:
@@ -148,10 +151,6 @@ class Pipeline:
                 continue
             if asyncio.iscoroutine(work):
                 BACKGROUND.start(work, context)
-
-    @property
-    def has_final_hooks(self) -> bool:
-        return bool(self._hooks.response_sending_final)
 
     async def invoke_inbound(self, name: str, request: Request, context: Context) -> InboundResult:
         """Another inbound policy of the project, for `Context.invoke_inbound_policy`."""
