@@ -135,7 +135,7 @@ class Delivery:
                 wall_clock=wall_clock,
             )
         self._started = False
-        self._held = False
+        self._held: tuple[int, Store] | None = None
         self._mutex = threading.Lock()
         self._begin_life()
         _living.add(self)
@@ -305,16 +305,21 @@ class Delivery:
         )
 
     def _before_fork(self) -> None:
-        self._held = self._life.store.hold(_FORK_WAIT_SECONDS)
+        store = self._life.store
+        if store.hold(_FORK_WAIT_SECONDS):
+            self._held = (threading.get_ident(), store)
 
     def _after_fork_in_parent(self) -> None:
-        if self._held:
-            self._held = False
-            self._life.store.unhold()
+        held = self._held
+        if (
+            held is not None and held[0] == threading.get_ident()
+        ):  # not what another thread holds for a fork of its own
+            self._held = None
+            held[1].unhold()
 
     def _after_fork_in_child(self) -> None:
         """The parent's segments, locks and queue are the parent's; the child begins with none."""
-        self._held = False
+        self._held = None
         with contextlib.suppress(
             OSError
         ):  # a thread of the parent may have been closing the same file just then

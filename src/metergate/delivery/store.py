@@ -128,6 +128,7 @@ class DiskStore:
         self._clock = clock
         self._wall_clock = wall_clock
         self._opened: _Opened | None = None
+        self._held: Adoption | None = None
         self._prune_at = float("-inf")
 
     @property
@@ -190,14 +191,17 @@ class DiskStore:
     def hold(self, timeout: float) -> bool:
         if not self.spool.hold(timeout):
             return False
-        if self._opened is None or self._opened.adoption.hold(timeout):
+        adoption = self._opened.adoption if self._opened is not None else None
+        if adoption is None or adoption.hold(timeout):
+            self._held = adoption  # by the time of unhold the sender may have opened one that nobody held
             return True
         self.spool.unhold()
         return False
 
     def unhold(self) -> None:
-        if self._opened is not None:
-            self._opened.adoption.unhold()
+        held, self._held = self._held, None
+        if held is not None:
+            held.unhold()
         self.spool.unhold()
 
     def abandon(self) -> None:
