@@ -217,6 +217,15 @@ def test_in_a_pipe_it_prints_plain_lines_when_something_has_changed_and_sigterm_
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+def test_a_demo_that_is_killed_takes_its_servers_and_its_folder_with_it(start, eventually):
+    demo = start(0)
+    eventually(lambda: LINE.search(demo.text), 40)
+    demo.process.kill()
+    demo.process.wait(STOP_SECONDS)
+    assert eventually(lambda: demo.left_behind() == [], 20)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_demo_that_is_stopped_while_it_starts_leaves_nothing_behind(number, start, eventually):
     demo = start(0)

@@ -1,7 +1,7 @@
 """``metergate demo``: everything together on this machine, to try. What ``make run`` starts.
 
 An embedded OpenMeter, a small API, and the gateway in front of it on the project in examples/quickstart; two consumers,
-one with 100 calls a month and one with 3. All of it lives in a folder that is removed at the end.
+one with 100 calls a month and one with 3. All of it lives in a folder that is removed at the end, also after `kill -9`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rich.text import Text
 
 import metergate
 from metergate.cli.figures import Figures, read_figures
+from metergate.cli.guard import Guard
 from metergate.cli.signals import StopSignals
 from metergate.errors import MetergateError, UsageError
 
@@ -49,9 +50,13 @@ def demo(
     """Start an embedded OpenMeter, an API and the gateway in front of it, with keys to try. Ctrl-C stops it all."""
     check_ports({"--port": port, "--openmeter-port": openmeter_port, "--upstream-port": upstream_port})
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    with StopSignals() as signals, tempfile.TemporaryDirectory(prefix="metergate-demo-") as folder:
+    with (
+        StopSignals() as signals,
+        tempfile.TemporaryDirectory(prefix="metergate-demo-") as folder,
+        Guard(Path(folder)) as guard,
+    ):
         stage = set_up(Path(folder), port, openmeter_port, upstream_port, workers)
-        _run(stage, signals, console)
+        _run(stage, guard, signals, console)
 
 
 def check_ports(ports: dict[str, int]) -> None:
@@ -130,13 +135,14 @@ def quickstart() -> Path:
     raise MetergateError("examples/quickstart is not installed: reinstall metergate, or run from a checkout")
 
 
-def _run(stage: Stage, signals: StopSignals, console: Console) -> None:
+def _run(stage: Stage, guard: Guard, signals: StopSignals, console: Console) -> None:
     from metergate.testing.processes import ServerFailed
 
     try:
         with suppress(KeyboardInterrupt):
             for server in stage.servers:
                 server.launch()
+                guard.watch(server.pid)
             with signals.interruptible():
                 with console.status("starting OpenMeter, an API and the gateway ..."):
                     for server in stage.servers:

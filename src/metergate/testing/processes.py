@@ -231,7 +231,7 @@ class Server:
 def metergate_command(*arguments: str | Path) -> list[str]:
     """The ``metergate`` command line of this very interpreter's installation."""
     script = Path(sys.executable).with_name("metergate")
-    start = [str(script)] if script.exists() else [sys.executable, "-m", "metergate.cli"]
+    start = [str(script)] if script.exists() else [sys.executable, "-m", "metergate"]
     return [*start, *(str(argument) for argument in arguments)]
 
 
