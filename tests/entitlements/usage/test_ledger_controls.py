@@ -46,13 +46,14 @@ class HeldByOthersOnly(Ledger):
 
 
 class OwnColumnOnly(Ledger):
-    def committed(self, place):
-        return self._own.committed(place.number)
+    def _columns(self):
+        self._numbers = [self._own_numbers]
+        return [self._own]
 
 
 class NoNewColumns(Ledger):
-    def committed(self, place):
-        return sum(column.committed(place.number) for column in self.folder.columns)
+    def _columns(self):
+        return self.folder.columns
 
 
 class HeirThatDoesNotWait(Ledger):

@@ -78,15 +78,6 @@ class Column:
             numbers[cell + MARKED] = level
         numbers[cell + LAST] = now
 
-    def hold(self, place: int, amount: float) -> None:
-        """Keep an amount for a request; a negative one gives it back."""
-        cell = HEAD + CELL * place + HELD
-        self.numbers[cell] += amount
-
-    def recent(self, place: int) -> float:
-        """What the last event here cost; 0 where there was none."""
-        return float(self.numbers[HEAD + CELL * place + RECENT])
-
     def publish(self, at: float, before: float, spacing: float) -> None:
         """Say that at the time ``at`` all that was recorded earlier than ``before`` had been acknowledged.
 

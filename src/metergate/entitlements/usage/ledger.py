@@ -17,9 +17,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-from metergate.entitlements.usage.column import NEVER, Column
+from metergate.entitlements.usage.column import CELL, HEAD, HELD, NEVER, RECENT, Column
 from metergate.entitlements.usage.folder import Folder
-from metergate.entitlements.usage.places import Place
+from metergate.entitlements.usage.places import COLUMNS, Place
 from metergate.entitlements.usage.watermark import Watermark
 
 IDLE_SECONDS = 600.0
@@ -51,6 +51,10 @@ class Ledger:
         self._clock = clock
         self._spacing = visibility / _STEPS
         self._own = folder.columns[folder.own]
+        self._own_numbers = self._own.numbers
+        self._numbers = [column.numbers for column in folder.columns]
+        self._words = folder.places.words
+        self._generations = folder.places.generations
         self._seen = NEVER
         self._spent_at = clock()
         self._inherits = True
@@ -79,20 +83,17 @@ class Ledger:
 
     def hold(self, place: Place, amount: float) -> None:
         """Hold an amount for a request; a negative one gives it back."""
-        self._own.hold(place.number, amount)
+        self._own_numbers[HEAD + CELL * place.number + HELD] += amount
 
     def recent(self, place: Place) -> float:
         """What the last event cost that this process recorded here; 0 where there was none."""
-        return self._own.recent(place.number)
+        return self._own_numbers[HEAD + CELL * place.number + RECENT]
 
     # --- deciding
 
     def committed(self, place: Place) -> float:
         """What all processes have recorded and hold, as of now."""
-        number, total = place.number, 0.0
-        for column in self._columns():
-            total += column.committed(number)
-        return total
+        return sum(column.committed(place.number) for column in self._columns())
 
     def level(self, place: Place, seen: tuple[float, ...]) -> float:
         """The highest level that was recorded and may be missing in the answer that these times belong to."""
@@ -108,18 +109,24 @@ class Ledger:
         ``ceiling``: a balance and its base together. First it holds and then it looks, so of two processes
         that want the last unit at the same time at least one sees the other.
         """
-        self._own.hold(place.number, amount)
+        cell = HEAD + CELL * place.number
+        own = self._own_numbers
+        own[cell + HELD] += amount
         with self._fence:  # the processor, too, has to write before it reads
             pass
-        committed = self.committed(place)
+        if self._words[COLUMNS] != len(self._numbers):
+            self._columns()
+        committed = 0.0
+        for numbers in self._numbers:
+            committed += numbers[cell] + numbers[cell + HELD]
         if (committed <= ceiling) if whole else (committed - amount < ceiling):
             return True
-        self._own.hold(place.number, -amount)
+        own[cell + HELD] -= amount
         return False
 
     def is_current(self, place: Place) -> bool:
         """Whether the place still belongs to whom it was given."""
-        return self.folder.places.is_current(place)
+        return self._generations[place.number] == place.generation
 
     # --- asking
 
@@ -141,8 +148,9 @@ class Ledger:
 
     def _columns(self) -> list[Column]:
         """Those of all processes, also of one that started just now."""
-        if len(self.folder.columns) != self.folder.places.columns:
+        if self._words[COLUMNS] != len(self._numbers):
             self.folder.refresh()
+            self._numbers = [column.numbers for column in self.folder.columns]
         return self.folder.columns
 
     def _is_idle(self, number: int) -> bool:

@@ -5,7 +5,7 @@ recorded and is held against it. The rule itself is in `ledger`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from metergate.entitlements.usage.costs import NONE, Costs, FeatureCost, Kind, read_costs
@@ -59,19 +59,19 @@ class Ceiling(NamedTuple):
 class Hold:
     """What a request holds until it has ended. ``release`` it, whatever becomes of the request."""
 
-    __slots__ = ("_ledger", "_parts")
+    __slots__ = ("_ledger", "parts")
 
-    def __init__(self, ledger: Ledger, parts: Sequence[tuple[Place, float]]) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._parts = parts
+        self.parts: list[tuple[Place, float]] = []
 
     def __repr__(self) -> str:
-        return f"<Hold {[amount for _, amount in self._parts]}>"
+        return f"<Hold {[amount for _, amount in self.parts]}>"
 
     def release(self) -> None:
         """Give back what is held; calling it again does nothing."""
-        parts, self._parts = self._parts, ()
-        for place, amount in parts:
+        while self.parts:
+            place, amount = self.parts.pop()
             self._ledger.hold(place, -amount)
 
 
@@ -207,28 +207,25 @@ class LocalUsage:
         ``reserves``: what to hold, and what has to be left, by feature. Of others something has to be left, and
         as much is held as the last event here cost, or 1.
         """
-        parts: list[tuple[Place, float]] = []
-        hold = Hold(self.ledger, parts)
+        ledger = self.ledger
+        hold = Hold(ledger)
         for ceiling in ceilings:
-            if ceiling.feature not in features:
+            feature, place, most, _, seen = ceiling
+            if feature not in features:
                 continue
-            if not self.ledger.is_current(ceiling.place):
+            if not ledger.is_current(place):
                 hold.release()
                 return None
-            if not self._take(ceiling, reserves.get(ceiling.feature), parts):
+            reserve = reserves.get(feature)
+            amount = reserve or ledger.recent(place) or 1.0
+            if seen is not None:
+                enough = self.left(ceiling) > 0
+            elif enough := ledger.take(place, amount, most, whole=reserve is not None):
+                hold.parts.append((place, amount))
+            if not enough:
                 hold.release()
-                return UsedUp(ceiling.feature, self.left(ceiling))
+                return UsedUp(feature, self.left(ceiling))
         return hold
-
-    def _take(self, ceiling: Ceiling, reserve: float | None, parts: list[tuple[Place, float]]) -> bool:
-        if ceiling.seen is not None:
-            return self.left(ceiling) > 0
-        whole = reserve is not None
-        amount = reserve if reserve is not None else self.ledger.recent(ceiling.place) or 1.0
-        if not self.ledger.take(ceiling.place, amount, ceiling.amount, whole=whole):
-            return False
-        parts.append((ceiling.place, amount))
-        return True
 
     def left(self, ceiling: Ceiling) -> float:
         """What is left of a feature as of now: of OpenMeter's balance what was not recorded here, nor is held."""

@@ -40,7 +40,7 @@ class Places:
     """The table. ``words``: `bytes_for` as many places, native unsigned 8-byte words, zero at first."""
 
     def __init__(
-        self, words: memoryview, most: int, lock: Callable[[], AbstractContextManager[object]]
+        self, words: memoryview[int], most: int, lock: Callable[[], AbstractContextManager[object]]
     ) -> None:
         """``most``: a power of two. ``lock``: makes others wait that add."""
         self.words = words
@@ -48,7 +48,7 @@ class Places:
         self.evicted = 0
         self._lock = lock
         self._mask = 2 * most - 1
-        self._generations = words[_HEAD + 4 * most : _HEAD + 5 * most]
+        self.generations: memoryview[int] = words[_HEAD + 4 * most : _HEAD + 5 * most]
         self._entries = words[_HEAD + 5 * most :]
 
     def __len__(self) -> int:
@@ -62,10 +62,6 @@ class Places:
     @columns.setter
     def columns(self, number: int) -> None:
         self.words[COLUMNS] = number
-
-    def is_current(self, place: Place) -> bool:
-        """Whether the place still belongs to whom it was given."""
-        return bool(self._generations[place.number] == place.generation)
 
     def find(self, subject: str, feature: str) -> Place | None:
         """The place of this feature of this subject, if it has one."""
@@ -84,7 +80,7 @@ class Places:
             self._entries[number] = entry
             self.words[_HEAD + 2 * entry + 1] = second | number
             self.words[_HEAD + 2 * entry] = first  # last: from here on it can be found
-            return Place(number, int(self._generations[number]))
+            return Place(number, int(self.generations[number]))
 
     def _find(self, first: int, second: int) -> tuple[Place | None, int]:
         """The place, and the entry that could be taken for it: -1 where there is none."""
@@ -95,7 +91,7 @@ class Places:
             if word == first:
                 other = words[_HEAD + 2 * entry + 1]
                 if other & ~_PLACE == second:
-                    place = Place(other & _PLACE, int(self._generations[other & _PLACE]))
+                    place = Place(other & _PLACE, int(self.generations[other & _PLACE]))
                     # Taken away meanwhile? Then the generation may be that of whoever has it next.
                     return (place, entry) if words[_HEAD + 2 * entry] == first else (None, -1)
             elif word == _FREE:
@@ -122,7 +118,7 @@ class Places:
         entry = self._entries[number]
         follows = self.words[_HEAD + 2 * ((entry + 1) & self._mask)]
         self.words[_HEAD + 2 * entry] = _FREE if follows == _FREE else _REMOVED
-        self._generations[number] += 1
+        self.generations[number] += 1
         self.evicted += 1
 
 
