@@ -40,7 +40,7 @@ def build_forward(options: Any, site: Site) -> Handler | None:
     if not read.report(site) or template is None:
         return None
     find = _constant_base(template.constant) if template.constant is not None else _rendered_base(template)
-    return _forwarding(_with_search(find) if search else find, site.upstream, follow)
+    return _forwarding(find, search, site.upstream, follow)
 
 
 def build_rewrite(options: Any, site: Site) -> Handler | None:
@@ -53,7 +53,7 @@ def build_rewrite(options: Any, site: Site) -> Handler | None:
     if not read.report(site) or template is None:
         return None
     find: FindUrl = template.render
-    return _forwarding(_with_search(find) if search else find, site.upstream, follow)
+    return _forwarding(find, search, site.upstream, follow)
 
 
 def _template(read: Options, key: str, site: Site) -> Template | None:
@@ -102,17 +102,7 @@ def _rendered_base(template: Template) -> FindUrl:
     return lambda request: template.render(request).rstrip("/") + request.raw_path
 
 
-def _with_search(find: FindUrl) -> FindUrl:
-    def with_search(request: Request) -> str:
-        url = find(request)
-        if not request.query_string:
-            return url
-        return f"{url}{'&' if '?' in url else '?'}{request.query_string}"
-
-    return with_search
-
-
-def _forwarding(find: FindUrl, upstream: Upstream, follow: bool) -> Handler:
+def _forwarding(find: FindUrl, search: bool, upstream: Upstream, follow: bool) -> Handler:
     forward = upstream.forward
 
     def handle(request: Request, context: Context) -> Response | Awaitable[Response]:
@@ -120,6 +110,8 @@ def _forwarding(find: FindUrl, upstream: Upstream, follow: bool) -> Handler:
             url = find(request)
         except UnsafeValueError as problem:
             return problems.bad_request(request, context, {"detail": f"Refused: {problem}."})
+        if search and request.query_string:
+            url = f"{url}{'&' if '?' in url else '?'}{request.query_string}"
         return forward(request, context, url, follow_redirects=follow)
 
     return handle
