@@ -53,6 +53,14 @@ def test_a_key_that_is_over_is_shown_as_such(project, capsys, monkeypatch):
     assert (said["old"], said["new"], said["ever"]) == (True, False, False)
 
 
+def test_a_project_without_keys_says_how_to_make_one(project, capsys):
+    list_keys(project)
+    assert (
+        capsys.readouterr().out
+        == f"no keys yet: make one with `metergate keys create NAME --project {project}`\n"
+    )
+
+
 def test_a_folder_without_config_is_no_project(tmp_path):
     (tmp_path / "config").touch()
     with pytest.raises(UsageError, match="config is not there: name a project's folder with --project DIR"):

@@ -157,6 +157,18 @@ def test_no_folder_is_a_finding(tmp_path):
     project, (finding,) = load(tmp_path / "gone", environment={})
     assert project is None
     assert finding.message.endswith("gone is not a folder.")
+    assert finding.fix == "Name the folder of a project with --project DIR."
+
+
+@pytest.mark.parametrize("inside", ["config", "modules", "config/policies.json", "config/more"])
+def test_a_folder_without_config_is_no_project_and_the_one_above_it_may_be(inside, tmp_path):
+    directory = write(tmp_path, {}, [])
+    (directory / "modules").mkdir()
+    (directory / "config" / "more").mkdir()
+    project, (finding,) = load(directory / inside, environment={})
+    assert project is None
+    assert finding.severity == "error"
+    assert finding.fix == f"Did you mean {tmp_path}? Name the folder of a project with --project DIR."
 
 
 def test_no_secret_is_ever_shown(tmp_path):

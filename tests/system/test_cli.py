@@ -240,7 +240,7 @@ def _demo(at: Place) -> list[str | Path]:
 WRONG: dict[str, tuple[Callable[[Place], list[str | Path]], str]] = {
     "run, no such project": (
         lambda at: ["run", "--project", at.folder / "none"],
-        r"error: .*/none is not a folder\. Name the folder of a project\.",
+        r"error: .*/none is not a folder\. Name the folder of a project with --project DIR\.",
     ),
     "run, no config": (
         lambda at: ["run", "--project", at.file("empty/config/policies.json", '{"policies": []}').parents[1]],
@@ -293,6 +293,28 @@ WRONG: dict[str, tuple[Callable[[Place], list[str | Path]], str]] = {
     "keys, broken file": (
         _with_broken_consumers,
         r"error: .*/consumers\.json: \$\.consumers\[0\]\.name: The name is empty\. .*",
+    ),
+    "run, no project": (
+        lambda at: ["run", "--project", at.file("other/README", "").parent],
+        r"error: .*/other is not a project: there is no config/ in it\. Name the folder of a project with .*",
+    ),
+    "run, no address of this machine": (
+        lambda at: ["run", "--project", at.project, "--host", "192.0.2.1"],
+        r"error: cannot listen on 192\.0\.2\.1:9000 .*: it is no address of this machine; name one with --host, .*",
+    ),
+    "openmeter, another file beside": (
+        lambda at: [
+            "openmeter",
+            "--data",
+            at.folder / "d",
+            "--config",
+            at.file("a.yaml", "").with_suffix(".yml"),
+        ],
+        r'error: .*/a\.yml: cannot be read: No such file or directory\. Did you mean "a\.yaml"\?',
+    ),
+    "deadletters, no project": (
+        lambda at: ["deadletters", "list", "--project", at.file("other/README", "").parent],
+        r"error: .*/other/config is not there: name a project's folder with --project DIR",
     ),
     "deadletters, no such project": (
         lambda at: ["deadletters", "list", "--project", at.folder / "none"],
@@ -496,6 +518,15 @@ def buried(metered: Path, tmp_path: Path, openmeter: Callable[..., Server]) -> t
     return store, spool
 
 
+def test_where_there_are_no_dead_letters_the_place_is_said_where_they_would_be(project):
+    spool = project / ".metergate" / "spool"
+    for command in ("list", "redrive"):
+        done = run("deadletters", command, "--project", project)
+        assert (done.returncode, done.stdout) == (0, f"no dead letters: there is no spool {spool} yet\n")
+    spool.mkdir(parents=True)
+    assert run("deadletters", "list", "--project", project).stdout == f"no dead letters in {spool}\n"
+
+
 def test_dead_letters_are_listed_with_the_answer_and_sent_again_by_a_running_gateway(
     buried, metered, gateway, eventually
 ):
@@ -520,3 +551,5 @@ def test_dead_letters_are_listed_with_the_answer_and_sent_again_by_a_running_gat
     assert event["subject"] == "acme"
     left = json.loads(run("deadletters", "list", "--project", metered, "--json", env=env).stdout)
     assert [row["damaged"] for row in left] == [True]
+    again = run("deadletters", "redrive", "--project", metered, env=env)
+    assert again.stdout == "no event put back: what is left is damaged\n"

@@ -96,6 +96,9 @@ def list_keys(project: Project = Path(), as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps(rows, indent=2))
         return
+    if not rows:
+        print(f"no keys yet: make one with `metergate keys create NAME --project {project}`")
+        return
     table = Table("consumer", "metadata", "key", "created", "expires")
     for row in rows:
         metadata = json.dumps(row["metadata"]) if row["metadata"] else ""

@@ -102,9 +102,10 @@ def read_configuration(path: Path) -> Configuration:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as exception:
-        raise ConfigurationError(
-            [Finding("error", "", f"cannot be read: {_cause(exception)}.", "Name another file.", str(path))]
-        ) from None
+        beside = [each.name for each in path.parent.glob("*.y*ml") if each.is_file()]
+        fix = nearest(path.name, beside) or "Name another file."
+        message = f"cannot be read: {_cause(exception)}."
+        raise ConfigurationError([Finding("error", "", message, fix, str(path))]) from None
     except yaml.YAMLError as exception:
         raise ConfigurationError(
             [Finding("error", "", f"This is not YAML: {_place(exception)}.", file=str(path))]

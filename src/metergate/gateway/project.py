@@ -103,8 +103,8 @@ def load_project(
     ``policyType``. Modules of the project are imported, nothing is started.
     """
     directory = Path(directory).resolve()
-    if not directory.is_dir():
-        return None, [Finding("error", "", f"{directory} is not a folder.", "Name the folder of a project.")]
+    if (wrong := _no_project(directory)) is not None:
+        return None, [wrong]
     file = read_env_file(directory)
     variables = {**file.values, **os.environ} if environment is None else dict(environment)
     runtime_environment.bind(variables)
@@ -118,6 +118,23 @@ def load_project(
     findings = list(dict.fromkeys(findings))
     refused = any(finding.severity == "error" for finding in findings)
     return (None if refused else project), findings
+
+
+def _no_project(directory: Path) -> Finding | None:
+    """What is wrong with a folder that nobody can have meant as a project."""
+    if not directory.is_dir():
+        message = f"{directory} is not a folder."
+    elif not (directory / "config").is_dir():
+        message = f"{directory} is not a project: there is no config/ in it."
+    else:
+        return None
+    above = next((each for each in directory.parents[:2] if (each / "config").is_dir()), None)
+    fix = (
+        "Name the folder of a project"
+        if above is None
+        else f"Did you mean {above}? Name the folder of a project"
+    )
+    return Finding("error", "", message, f"{fix} with --project DIR.")
 
 
 def _lines(file: EnvFile, variables: Mapping[str, str], process: Mapping[str, str]) -> dict[str, int]:

@@ -8,6 +8,7 @@ finishes what it is at, breaks off what takes too long, sends what it has record
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import gc
 import logging
@@ -197,10 +198,12 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
             probe.listen(1)
         except OSError as refused:
-            raise UsageError(
-                f"cannot listen on {host}:{port} ({refused.strerror}): "
-                "stop what listens there, or name another address with --host and --port"
-            ) from None
+            fix = "stop what listens there, or name another address with --host and --port"
+            if isinstance(refused, socket.gaierror) or refused.errno == errno.EADDRNOTAVAIL:
+                fix = "it is no address of this machine; name one with --host, such as 127.0.0.1 or 0.0.0.0"
+            elif isinstance(refused, PermissionError):
+                fix = "this user may not; name another port with --port, 1024 or more"
+            raise UsageError(f"cannot listen on {host}:{port} ({refused.strerror}): {fix}") from None
 
 
 def _check_spool(spool: Path) -> None:
