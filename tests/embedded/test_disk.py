@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from metergate.embedded.store import database as store
-from metergate.embedded.store.database import LOG, Database, Unavailable
+from metergate.embedded.store.database import Database, Unavailable
+from metergate.embedded.store.folder import LOG
 
 BATCH = {"Content-Type": "application/cloudevents-batch+json"}
 METER = {"slug": "all", "aggregation": "COUNT", "eventType": "request"}
@@ -149,7 +150,7 @@ def test_a_log_that_cannot_be_folded_costs_nothing_but_a_new_start_of_the_databa
 def test_a_database_that_cannot_be_opened_again_is_unavailable_until_it_can(tmp_path, monkeypatch):
     schema = ["CREATE TABLE IF NOT EXISTS numbers (number INTEGER NOT NULL)"]
     database = Database.open(tmp_path / "data", schema)
-    connect = store._connect
+    connect = store.connect
 
     def insert(cursor: Any) -> None:
         cursor.execute("INSERT INTO numbers VALUES (1)")
@@ -161,13 +162,13 @@ def test_a_database_that_cannot_be_opened_again_is_unavailable_until_it_can(tmp_
         raise store.duckdb.IOException("the disk still burns")
 
     database.submit(insert).result(10)
-    monkeypatch.setattr(store, "_connect", refuse)
+    monkeypatch.setattr(store, "connect", refuse)
     for function, reason in ((give_up, "Input/output error"), (insert, "cannot be opened")):
         with pytest.raises(Unavailable, match=reason):
             database.submit(function).result(10)
     with pytest.raises(Unavailable, match="cannot be read"):
         asyncio.run(database.read("SELECT 1"))
-    monkeypatch.setattr(store, "_connect", connect)
+    monkeypatch.setattr(store, "connect", connect)
     database.submit(insert).result(10)
     assert asyncio.run(database.read("SELECT count(*) FROM numbers")) == [(2,)]
     database.close()

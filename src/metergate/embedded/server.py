@@ -74,10 +74,16 @@ def create_app(
         customers=catalog.customers,
     )
 
+    background: set[asyncio.Task[None]] = set()
+
     async def startup() -> None:
         await apply(configuration, services)
+        background.add(asyncio.create_task(event_store.keep_keys()))
 
     async def shutdown() -> None:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
         await asyncio.to_thread(database.close)
 
     routes = [route for module in MODULES for route in module.routes(services)]

@@ -83,6 +83,25 @@ def test_a_write_that_raises_is_undone_and_leaves_the_others_of_its_group_alone(
     assert asyncio.run(numbers(database)) == [1, 2]
 
 
+def test_what_runs_between_writes_is_no_transaction_and_comes_after_those_that_wait(database):
+    async def scenario() -> None:
+        release = threading.Event()
+        database.submit(blocked(release))
+        writing = database.submit(insert(1))
+        between = asyncio.ensure_future(database.between(writing.done))
+        failing = asyncio.ensure_future(database.between(lambda: [].pop()))
+        await asyncio.sleep(0)
+        release.set()
+        assert await between is True
+        with pytest.raises(IndexError):
+            await failing
+        commits = database.statistics().commits
+        await database.between(lambda: None)
+        assert database.statistics().commits == commits
+
+    asyncio.run(scenario())
+
+
 def test_a_statement_that_fails_is_an_error_for_its_caller_only(database):
     with pytest.raises(duckdb.Error):
         database.submit(lambda cursor: cursor.execute("SELECT nonsense")).result(10)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from metergate.embedded.domain.cloudevents import Event
-from metergate.embedded.store import events
-from metergate.embedded.store.database import Database, Overloaded
+from metergate.embedded.store import events, keys
+from metergate.embedded.store.database import Database, Overloaded, Unavailable
 from metergate.embedded.store.events import EventStore
 
 NOW = datetime(2026, 3, 15, tzinfo=UTC)
@@ -139,3 +139,81 @@ def test_the_sequence_goes_on_after_a_restart(tmp_path):
         asyncio.run(store.append(made(*expected), NOW))
         assert asyncio.run(stored(database)) == list(enumerate(expected))
         database.close()
+
+
+def ids_of(rows: list[tuple[int, str]]) -> list[str]:
+    return [id for _, id in rows]  # noqa: A001
+
+
+def test_what_is_sent_again_while_the_keys_are_loaded_is_known(tmp_path):
+    names = [str(number) for number in range(300)]
+    database = Database.open(tmp_path, events.SCHEMA)
+    asyncio.run(EventStore(database, lambda: NOW).append(made(*names), NOW))
+    database.close()
+    database = Database.open(tmp_path, events.SCHEMA)
+    store = EventStore(database, lambda: NOW)
+
+    async def scenario() -> None:
+        await store.append(made(*names[:50], "new"), NOW)
+        loading = asyncio.ensure_future(store.load_keys())
+        for number in range(50, 300, 10):
+            await store.append(made(*names[number : number + 10], f"new {number}"), NOW)
+        await loading
+        await store.append(made(*names, "new", *(f"new {number}" for number in range(50, 300, 10))), NOW)
+        assert ids_of(await stored(database)) == [
+            *names,
+            "new",
+            *(f"new {number}" for number in range(50, 300, 10)),
+        ]
+
+    asyncio.run(scenario())
+    database.close()
+
+
+def test_loaded_anew_the_keys_of_events_older_than_the_window_are_gone(database):
+    now = NOW
+    store = EventStore(database, lambda: now)
+
+    async def scenario() -> None:
+        nonlocal now
+        await store.append(made("old"), now)
+        await store.load_keys()
+        assert store.statistics().known_keys == 1
+        now += timedelta(days=20)
+        await store.append(made("young"), now)
+        now += timedelta(days=20)
+        loading = asyncio.ensure_future(store.load_keys())
+        await store.append(made("new"), now)
+        await loading
+        assert store.statistics().known_keys == 2
+        await store.append(made("old", "young", "new"), now)
+        assert ids_of(await stored(database)) == ["old", "young", "new", "old"]
+
+    asyncio.run(scenario())
+
+
+def test_keys_that_could_not_be_loaded_are_loaded_later_and_nothing_counts_twice(
+    database, monkeypatch, caplog
+):
+    monkeypatch.setattr(events, "RETRY_SECONDS", 0)
+    store = EventStore(database, lambda: NOW)
+    reading, failures = database.reading, iter([True, True])
+
+    async def fail_twice(function: object) -> object:
+        if next(failures, False):
+            raise Unavailable("The data folder cannot be read.")
+        return await reading(function)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(database, "reading", fail_twice)
+
+    async def scenario() -> None:
+        keeping = asyncio.ensure_future(store.keep_keys())
+        async with asyncio.timeout(20):
+            while store._seen.loaded < keys.ALL:
+                await store.append(made("a"), NOW)
+        keeping.cancel()
+        await store.append(made("a", "b"), NOW)
+        assert ids_of(await stored(database)) == ["a", "b"]
+
+    asyncio.run(scenario())
+    assert caplog.text.count("looked for in the table for now") == 2

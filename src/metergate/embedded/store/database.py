@@ -37,10 +37,7 @@ SQL belongs into ``embedded/store``; times are kept as naive TIMESTAMP in UTC, J
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import logging
-import os
 import queue
 import shutil
 import threading
@@ -52,6 +49,7 @@ from typing import IO, Any, TypeAlias, TypeVar
 
 import duckdb
 
+from metergate.embedded.store.folder import FILE, LOG, connect, lock_folder, migrate
 from metergate.errors import ConfigurationError, MetergateError
 
 log = logging.getLogger("metergate.embedded")
@@ -60,18 +58,10 @@ Cursor: TypeAlias = duckdb.DuckDBPyConnection
 Row: TypeAlias = tuple[Any, ...]
 T = TypeVar("T")
 
-FILE = "openmeter.duckdb"
-LOCK = "lock"
-LOG = f"{FILE}.wal"
-FORMAT = 1
-"""What the tables look like; raised when a migration has to be run (``MIGRATIONS``)."""
-MIGRATIONS: dict[int, Sequence[str]] = {}
-"""Statements that bring a folder of format n to n + 1."""
 MAX_WAITING = 10_000
 READERS = 4
 FOLD_BYTES = 16 * 1024 * 1024
 """A log so long is folded into the file; the same is DuckDB's own default."""
-_OPTIONS: dict[str, str | bool | int | float | list[str]] = {"checkpoint_threshold": "1TB"}
 
 
 class Overloaded(MetergateError):
@@ -98,13 +88,16 @@ class DatabaseStatistics:
 
 
 class _Job:
-    __slots__ = ("error", "function", "future", "result")
+    __slots__ = ("error", "function", "future", "result", "writes")
 
-    def __init__(self, function: Callable[[Cursor], Any], future: Future[Any]) -> None:
+    def __init__(
+        self, function: Callable[[Cursor], Any], future: Future[Any], *, writes: bool = True
+    ) -> None:
         self.function = function
         self.future = future
         self.result: Any = None
         self.error: Exception | None = None
+        self.writes = writes
 
 
 class Database:
@@ -135,10 +128,10 @@ class Database:
         Raises ConfigurationError when another process holds the folder, when it cannot be written, and when a
         newer Metergate made it.
         """
-        lock = _lock(folder)
+        lock = lock_folder(folder)
         try:
-            connection = _connect(folder)
-            _migrate(connection, schema)
+            connection = connect(folder)
+            migrate(connection, schema)
         except (duckdb.Error, ConfigurationError) as exception:
             lock.close()
             if isinstance(exception, ConfigurationError):
@@ -164,6 +157,14 @@ class Database:
         Raises what it raised, Unavailable where nothing can be written, Overloaded.
         """
         return await asyncio.wrap_future(self.submit(function))
+
+    async def between(self, function: Callable[[], T]) -> T:
+        """What ``function`` returned, run on the writer thread after the writes that wait, outside of a transaction."""
+        if self._closed:
+            raise Overloaded("The server is stopping.")
+        future: Future[T] = Future()
+        self._jobs.put(_Job(lambda _: function(), future, writes=False))
+        return await asyncio.wrap_future(future)
 
     def submit(self, function: Callable[[Cursor], T]) -> Future[T]:
         """The same for callers without an event loop: the future is done once it is on disk. Raises
@@ -262,14 +263,23 @@ class Database:
         return group, False
 
     def _run(self, group: list[_Job]) -> None:
-        if not self._transact(group) and len(group) > 1:
-            for job in group:
+        writes = [job for job in group if job.writes]
+        if writes and not self._transact(writes) and len(writes) > 1:
+            for job in writes:
                 self._transact([job])
         for job in group:
+            if not job.writes:
+                self._run_between(job)
             if job.error is None:
                 job.future.set_result(job.result)
             else:
                 job.future.set_exception(job.error)
+
+    def _run_between(self, job: _Job) -> None:
+        try:
+            job.result = job.function(self._cursor)
+        except Exception as exception:  # noqa: BLE001 - it is handed to whoever awaits it
+            job.error = exception
 
     def _transact(self, group: list[_Job]) -> bool:
         """Run the group in one transaction. False and the error on each of its jobs if one of them raised."""
@@ -339,7 +349,7 @@ class Database:
                 self._connection.close()
                 self._connection = None
             try:
-                self._connection = _connect(self.folder)
+                self._connection = connect(self.folder)
                 self._cursor = self._connection.cursor()
             except duckdb.Error as exception:
                 log.error("the data folder cannot be opened: %s", _in_one_line(exception))
@@ -362,59 +372,3 @@ def _in_one_line(exception: Exception) -> str:
 def _reason(exception: Exception) -> str:
     """The cause that the system gave, without the folder's path: it is told to clients."""
     return f"The data folder cannot be written: {_in_one_line(exception).rpartition(': ')[2]}."
-
-
-def _connect(folder: Path) -> Cursor:
-    connection = duckdb.connect(str(folder / FILE), config=_OPTIONS)
-    connection.execute("SET GLOBAL TimeZone = 'UTC'")
-    connection.execute("PRAGMA disable_checkpoint_on_shutdown")
-    return connection
-
-
-def _lock(folder: Path) -> IO[str]:
-    """The open, locked file ``lock`` in the folder; it names the process that holds it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a+", encoding="ascii")
-    except OSError as exception:
-        raise ConfigurationError(
-            f"The data folder {folder} cannot be written: {exception.strerror}. "
-            "Name another with --data or give this user write access."
-        ) from exception
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read().strip() or "unknown"
-        lock.close()
-        raise ConfigurationError(
-            f"The data folder {folder} is in use by process {holder}. "
-            "Stop that one first, or name another folder with --data."
-        ) from None
-    lock.seek(0)
-    lock.truncate()
-    with contextlib.suppress(OSError):  # the name is for people; a full disk is no reason not to serve
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-    return lock
-
-
-def _migrate(connection: Cursor, schema: Iterable[str]) -> None:
-    connection.begin()
-    connection.execute("CREATE TABLE IF NOT EXISTS about (format INTEGER NOT NULL)")
-    row = connection.execute("SELECT format FROM about").fetchone()
-    found = FORMAT if row is None else int(row[0])
-    if found > FORMAT:
-        raise ConfigurationError(
-            f"The data folder has format {found}, this version knows {FORMAT}. "
-            "Use the newer version of Metergate that made it."
-        )
-    for version in range(found, FORMAT):
-        for statement in MIGRATIONS[version]:
-            connection.execute(statement)
-    if row is None or found < FORMAT:
-        connection.execute("DELETE FROM about")
-        connection.execute("INSERT INTO about VALUES (?)", [FORMAT])
-    for statement in schema:
-        connection.execute(statement)
-    connection.commit()

@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from array import array
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,8 +27,8 @@ from msgspec.structs import astuple
 
 from metergate.embedded.domain.cloudevents import Event
 from metergate.embedded.domain.moments import Clock, to_database
-from metergate.embedded.store.database import Cursor, Database, Overloaded
-from metergate.embedded.store.keys import SeenKeys, event_key
+from metergate.embedded.store.database import Cursor, Database, Overloaded, Unavailable
+from metergate.embedded.store.keys import PARTS, SeenKeys, event_key, part, shards_of
 from metergate.embedded.store.rollups import Rollups
 
 SCHEMA = [
@@ -51,6 +53,12 @@ WINDOW = timedelta(days=32)
 LAST = 4_291_747_199
 """The latest time of an event, the end of the year 2105, in seconds since 1970; the earliest is 1."""
 MAX_WAITING = 200_000
+GATHER_SECONDS = 0.002
+"""A batch waits so long for more where several requests made up the one before it: a commit costs as much for one
+event as for a hundred.
+"""
+RELOAD_SECONDS = 86_400.0
+RETRY_SECONDS = 5.0
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - naive, as the columns are
 Line: TypeAlias = tuple[int, int, str, str, str, str, datetime, str | None, datetime, datetime]
 """One row, in the order of the columns."""
@@ -75,10 +83,11 @@ class EventStatistics:
 class _Batch:
     """What arrived since the last batch was taken; ``done`` once it is on disk."""
 
-    __slots__ = ("done", "doubtful", "events", "lines", "next_seq")
+    __slots__ = ("done", "doubtful", "events", "lines", "next_seq", "requests")
 
     def __init__(self) -> None:
         self.events: list[tuple[Event, datetime]] = []
+        self.requests = 0
         self.done: Future[None] | None = None
         self.lines: list[Line] = []
         self.next_seq = 0
@@ -86,7 +95,7 @@ class _Batch:
 
 
 class EventStore:
-    """Made once per opened database, which it asks for the keys of the last 32 days."""
+    """Made once per opened database. Until ``load_keys`` is done, events are looked for in the table."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -94,9 +103,10 @@ class EventStore:
         self._lock = threading.Lock()
         self._open: _Batch | None = None
         self._waiting = self._stored = self._duplicates = self._batches = self._refused = 0
-        self._out_of_range = 0
+        self._out_of_range = self._requests = 0
         self._next_seq = 0
         self._seen = SeenKeys()
+        self._loading: SeenKeys | None = self._seen
         self.rollups = Rollups(clock)
         database.submit(self._load).result()
 
@@ -127,19 +137,23 @@ class EventStore:
             if self._open is None:
                 batch = _Batch()
                 batch.done = self._database.submit(lambda cursor: self._insert(cursor, batch))
-                batch.done.add_done_callback(lambda done: self._mark(batch, done))
+                batch.done.add_done_callback(lambda done: self._end(batch, done))
                 self._open = batch
             self._waiting += len(events)
+            self._open.requests += 1
             self._open.events.extend((event, received) for event in events)
             assert self._open.done is not None  # noqa: S101 - set together with the batch, three lines above
             return self._open.done
 
     def _insert(self, cursor: Cursor, batch: _Batch) -> None:
         """Runs in the writer thread, a second time if its group was rolled back."""
+        if self._open is batch and self._requests > 1:
+            time.sleep(GATHER_SECONDS)
         with self._lock:
             if self._open is batch:
                 self._open = None
                 self._waiting -= len(batch.events)
+                self._requests = batch.requests
         lines = self._without_duplicates(cursor, batch)
         if lines:
             self._put(lines)
@@ -151,7 +165,7 @@ class EventStore:
         self._stored += len(lines)
         self._duplicates += len(batch.events) - len(lines)
 
-    def _mark(self, batch: _Batch, done: Future[None]) -> None:
+    def _end(self, batch: _Batch, done: Future[None]) -> None:
         """In the writer thread, before anybody else learns that the batch is on disk, or is not."""
         if done.cancelled() or done.exception() is not None or batch.doubtful:
             self.rollups.forget(batch.next_seq - 1)
@@ -175,12 +189,16 @@ class EventStore:
         lines: list[Line] = []
         stored = to_database(self._clock())
         for key, event, received in keyed:
-            source, id, type, subject, time, data = astuple(event)  # noqa: A001
+            source, id, type, subject, seconds, data = astuple(event)  # noqa: A001
             if (source, id) in known:
                 continue
             known.add((source, id))
             self._seen.add(key)
-            moment = received.replace(microsecond=0) if time is None else _EPOCH + timedelta(seconds=time)
+            if self._loading is not None and self._loading is not self._seen:
+                self._loading.add(key)
+            moment = (
+                received.replace(microsecond=0) if seconds is None else _EPOCH + timedelta(seconds=seconds)
+            )
             seq = self._next_seq + len(lines)
             lines.append((seq, key, source, id, type, subject, moment, data, received, stored))
         return lines
@@ -197,10 +215,50 @@ class EventStore:
         row = cursor.execute("SELECT coalesce(max(seq), -1) + 1 FROM events").fetchone()
         self._next_seq = 0 if row is None else int(row[0])
         self.rollups.take((), self._next_seq - 1)
-        cursor.execute(
-            "SELECT key FROM events WHERE ingested_at > ? ORDER BY key", [to_database(self._clock() - WINDOW)]
-        )
-        self._seen.load_sorted(_first_columns(cursor))
+
+    async def load_keys(self) -> None:
+        """Have the keys of the last 32 days in memory, and no others. Events may come in meanwhile.
+
+        Raises Unavailable; what was known before is known still.
+        """
+        loading = SeenKeys()
+
+        def begin() -> None:
+            self._loading = loading
+            if self._seen.loaded == 0:
+                self._seen = loading
+
+        def end() -> None:
+            self._seen = loading
+
+        await self._database.between(begin)
+        for number in range(PARTS):
+            await self._load_part(loading, number)
+        await self._database.between(end)
+
+    async def keep_keys(self) -> None:
+        """Load the keys, and once a day anew, so that those of events older than the window do not stay. Endless."""
+        while True:
+            try:
+                await self.load_keys()
+                await asyncio.sleep(RELOAD_SECONDS)
+            except (Unavailable, Overloaded) as exception:
+                log.warning("duplicates are looked for in the table for now: %s", exception)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _load_part(self, loading: SeenKeys, number: int) -> None:
+        first, end = part(number)
+        since = to_database(self._clock() - WINDOW)
+
+        def read(cursor: Cursor) -> list[tuple[int, array[int]]]:
+            cursor.execute(
+                "SELECT key FROM events WHERE key >= ? AND key <= ? AND ingested_at > ? ORDER BY key",
+                [first, end - 1, since],
+            )
+            return list(shards_of(_first_column(cursor)))
+
+        shards = await self._database.reading(read)
+        await self._database.between(lambda: loading.load(shards, end))
 
     def statistics(self) -> EventStatistics:
         """A look at the counters; they count tries, so a commit that failed is in them twice."""
@@ -216,7 +274,9 @@ class EventStore:
         )
 
 
-def _first_columns(cursor: Cursor) -> Iterator[Any]:
-    while rows := cursor.fetchmany(100_000):
-        for row in rows:
-            yield row[0]
+def _first_column(cursor: Cursor) -> list[Any]:
+    """All of it, the rows taken in turn: each of them is ten times as large as what it holds."""
+    column: list[Any] = []
+    while rows := cursor.fetchmany(20_000):
+        column += [row[0] for row in rows]
+    return column

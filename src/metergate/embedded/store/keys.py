@@ -2,7 +2,11 @@
 
 A hash that is not here is surely new, which is the usual case and costs no query. A hash that is here is
 *maybe* a duplicate: the events' table decides. So an entry too many (of an insert that was rolled back, of
-two ids with one hash, of an event older than the window) costs a query, never an event.
+two ids with one hash, of an event older than the window) costs a query, never an event. As long as not all
+that the table has is loaded, what is missing is *maybe* there as well.
+
+Of the 64 bits of a hash the upper 48 are kept: 16 choose the shard, 32 lie in it, in order. A million keys are
+5 MB, the shards themselves at most 9 MB.
 """
 
 from __future__ import annotations
@@ -10,11 +14,13 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator, Sequence
 
-SHARDS = 256
-MIN_FRESH = 4096
+SHARDS = 1 << 16
+ALL = 1 << 64
+PARTS = 16
+"""In so many steps the table's keys are loaded; of 10 million events one is 625,000 keys, and 40 MB for a moment."""
+_LOW = (1 << 32) - 1
 
 
 def event_key(source: str, id: str) -> int:  # noqa: A002 - the attribute's name
@@ -23,51 +29,54 @@ def event_key(source: str, id: str) -> int:  # noqa: A002 - the attribute's name
     return int.from_bytes(digest.digest())
 
 
-class _Shard:
-    """A sorted array of 8 bytes a key, and a set for those since; merged now and then, in a few milliseconds."""
-
-    __slots__ = ("fresh", "sealed")
-
-    def __init__(self) -> None:
-        self.sealed: array[int] = array("Q")
-        self.fresh: set[int] = set()
-
-    def add(self, key: int) -> None:
-        self.fresh.add(key)
-        if len(self.fresh) > max(MIN_FRESH, len(self.sealed) // 8):
-            self.sealed = array("Q", sorted(chain(self.sealed, self.fresh)))
-            self.fresh = set()
-
-    def __contains__(self, key: int) -> bool:
-        if key in self.fresh:
-            return True
-        place = bisect_left(self.sealed, key)
-        return place < len(self.sealed) and self.sealed[place] == key
-
-
 class SeenKeys:
-    """All shards, chosen by the first 8 bits of a key. Used by one thread."""
+    """Used by one thread. Nothing of the table is loaded yet where ``loaded`` is 0, all of it at ``ALL``."""
 
-    def __init__(self) -> None:
-        self._shards = [_Shard() for _ in range(SHARDS)]
+    def __init__(self, loaded: int = 0) -> None:
+        self._shards: list[array[int] | None] = [None] * SHARDS
+        self.loaded = loaded
+        """Of the keys below it all are here."""
 
-    def load_sorted(self, keys: Iterable[int]) -> None:
-        """Take these keys, in ascending order, as they come out of the table at the start."""
-        source = iter(keys)
-        while batch := list(islice(source, 100_000)):
-            start = 0
-            while start < len(batch):
-                shard = batch[start] >> 56
-                end = bisect_left(batch, (shard + 1) << 56, start)
-                self._shards[shard].sealed.extend(batch[start:end])
-                start = end
+    def load(self, shards: Iterable[tuple[int, array[int]]], loaded: int) -> None:
+        """Take these shards, which with those before are all the table has below ``loaded``."""
+        for number, keys in shards:
+            since = self._shards[number]
+            self._shards[number] = array("I", sorted({*keys, *since})) if since else keys
+        self.loaded = loaded
 
     def add(self, key: int) -> None:
         """Remember the key."""
-        self._shards[key >> 56].add(key)
+        shard, low = self._shards[key >> 48], key >> 16 & _LOW
+        if shard is None:
+            self._shards[key >> 48] = array("I", [low])
+            return
+        place = bisect_left(shard, low)
+        if place == len(shard) or shard[place] != low:
+            shard.insert(place, low)
 
     def __contains__(self, key: int) -> bool:
-        return key in self._shards[key >> 56]
+        if key >= self.loaded:
+            return True
+        shard, low = self._shards[key >> 48], key >> 16 & _LOW
+        if shard is None:
+            return False
+        place = bisect_left(shard, low)
+        return place < len(shard) and shard[place] == low
 
     def __len__(self) -> int:
-        return sum(len(shard.sealed) + len(shard.fresh) for shard in self._shards)
+        return sum(len(shard) for shard in self._shards if shard is not None)
+
+
+def part(number: int) -> tuple[int, int]:
+    """The first key of a part and the first one behind it."""
+    return number * (ALL // PARTS), (number + 1) * (ALL // PARTS)
+
+
+def shards_of(keys: Sequence[int]) -> Iterator[tuple[int, array[int]]]:
+    """Keys in ascending order as shards to load."""
+    start = 0
+    while start < len(keys):
+        number = keys[start] >> 48
+        end = bisect_left(keys, (number + 1) << 48, start)
+        yield number, array("I", [key >> 16 & _LOW for key in keys[start:end]])
+        start = end

@@ -93,7 +93,10 @@ def text_value(statement: Statement, path: str) -> str:
 
 
 def number_value(statement: Statement, path: str) -> str:
-    """The value at a path as a finite number or NULL; DuckDB alone would take spaces and underscores too."""
+    """The value at a path as a finite number or NULL. DuckDB alone would take underscores, white space around and
+    two signs too; all white space sorts before the asterisk, all that a number begins or ends with behind it.
+    """
     text = f"json_extract_string(data, {statement.add(to_pointer(parse_path(path)))}::VARCHAR)"
-    number = f"CASE WHEN NOT contains({text}, '_') AND NOT contains({text}, ' ') THEN TRY_CAST({text} AS DOUBLE) END"
+    strict = f"{text} > '*' AND right({text}, 1) > '*' AND NOT contains({text}, '_') AND NOT starts_with({text}, '+-')"
+    number = f"TRY_CAST(CASE WHEN {strict} THEN {text} END AS DOUBLE)"
     return f"CASE WHEN isfinite({number}) THEN {number} END"
