@@ -8,6 +8,7 @@ from metergate.entitlements.decision import (
     Decision,
     Failure,
     decide,
+    decide_used_up,
     decide_without_answer,
     deny,
     grants,
@@ -135,23 +136,17 @@ def test_a_denial_by_the_last_answer_keeps_its_reason():
     assert (decision.reason, decision.status, decision.age) == ("exhausted", 402, 60.0)
 
 
-@pytest.mark.parametrize(
-    ("feature", "local", "allowed"),
-    [
-        ("metered", 4.99, True),
-        ("metered", 5.0, False),
-        ("metered", 6.0, False),
-        ("soft", 1e9, True),
-        ("boolean", 1e9, True),
-        ("missing", 0.0, False),
-    ],
-)
-def test_usage_recorded_here_counts_against_a_hard_limit_only(feature, local, allowed):
-    decision = decide(FOUND, (feature,), CHECK, now=100.0, local_usage={feature: local})
-    assert decision.allowed is allowed
-    if feature == "metered" and not allowed:
-        assert decision.reason == "exhausted"
-        assert decision.failures[0].detail == "by the usage recorded here"
+def test_what_was_recorded_here_exhausts_a_feature_like_an_answer_does():
+    decision = decide_used_up(FOUND, "metered", CHECK, now=103.0)
+    assert (decision.allowed, decision.reason, decision.status, decision.age) == (
+        False,
+        "exhausted",
+        402,
+        3.0,
+    )
+    (failure,) = decision.failures
+    assert (failure.feature, failure.balance) == ("metered", 5.0)
+    assert failure.detail == "by the usage recorded here"
 
 
 def test_shadow_blocks_nothing_and_tells_what_it_would_have_done():
@@ -220,35 +215,21 @@ checks = st.builds(
     st.lists(feature_values, max_size=4, unique_by=lambda value: value.feature),
     st.lists(st.sampled_from("abcde"), max_size=5, unique=True),
     checks,
-    st.dictionaries(st.sampled_from("abcde"), st.floats(0, 6)),
     st.booleans(),
 )
-def test_a_decision_never_contradicts_itself(values, features, check, usage, stale):
+def test_a_decision_never_contradicts_itself(values, features, check, stale):
     snapshot = Snapshot(0.0, SubjectAccess("found", tuple(values)))
-    decision = decide(snapshot, tuple(features), check, now=1.0, local_usage=usage, stale=stale)
+    decision = decide(snapshot, tuple(features), check, now=1.0, stale=stale)
     assert decision.allowed is (not decision.failures or check.mode == "shadow")
     assert (decision.status == 0) is decision.allowed
     assert decision.shadowed is (decision.allowed and bool(decision.failures))
     assert decision.reason in REASONS
     assert (decision.reason == "stale") is (stale and not decision.failures)
     assert (decision is GRANTED) is (not stale and not decision.failures)
-    assert grants(snapshot, tuple(features), usage) is not bool(decision.failures)
+    assert grants(snapshot, tuple(features)) is not bool(decision.failures)
     if not decision.allowed:
         only_exhausted = all(failure.reason == "exhausted" for failure in decision.failures)
         assert decision.status == (check.exhausted_status if only_exhausted else 403)
-
-
-@given(
-    st.lists(st.sampled_from("abcd"), min_size=1, max_size=4, unique=True),
-    st.floats(0, 6),
-    st.floats(0, 6),
-    st.integers(1, 5),
-)
-def test_more_usage_here_never_turns_a_denial_into_a_grant(features, less, more, balance):
-    values = tuple(FeatureValue(name, True, balance) for name in "abc")
-    snapshot = Snapshot(0.0, SubjectAccess("found", values))
-    low, high = (dict.fromkeys(features, amount) for amount in sorted((less, more)))
-    assert grants(snapshot, tuple(features), low) or not grants(snapshot, tuple(features), high)
 
 
 def test_retry_after_is_only_with_a_503():

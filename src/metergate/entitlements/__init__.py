@@ -2,7 +2,7 @@
 
 from metergate.entitlements.checks import Entitlements
 from metergate.entitlements.decision import Decision, Failure, Reason
-from metergate.entitlements.flights import AccessSource
+from metergate.entitlements.source import AccessSource
 from metergate.entitlements.statistics import EntitlementStatistics
 
 __all__ = [

@@ -1,11 +1,11 @@
-"""May this subject use these features? Pure: a snapshot, the policy's settings, local usage and the time
-in, a decision out. Nothing here asks, waits, logs or keeps anything.
+"""May this subject use these features? Pure: a snapshot, the policy's settings and the time in, a decision out.
+Nothing here asks, waits, logs or keeps anything. (The local count is asked beside it: `counted`.)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -39,6 +39,8 @@ REASONS: tuple[Reason, ...] = (
     "error",
 )
 
+_BY_USAGE = "by the usage recorded here"
+
 FORBIDDEN = 403
 UNAVAILABLE = 503
 """For a denial because OpenMeter cannot be asked: not the client's fault, and worth another try
@@ -47,8 +49,6 @@ UNAVAILABLE = 503
 
 _LEAST_PROMISING = (403, 402, 429)
 """The statuses that ``exhaustedStatus`` may be, that with the smallest promise first; see `deny`."""
-
-NO_USAGE: Mapping[str, float] = {}
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -94,7 +94,6 @@ def decide(
     check: EntitlementCheck,
     *,
     now: float,
-    local_usage: Mapping[str, float] = NO_USAGE,
     stale: bool = False,
 ) -> Decision:
     """Decide on what a snapshot says.
@@ -102,21 +101,29 @@ def decide(
     Args:
         features: the feature keys that are all needed.
         now: on the clock of ``snapshot.asked_at``.
-        local_usage: per feature, what was recorded here and is not yet in the snapshot's balance.
         stale: the snapshot serves because OpenMeter cannot be asked.
     """
-    failures = tuple(_failures(snapshot, features, local_usage))
+    failures = tuple(_failures(snapshot, features))
     age = max(now - snapshot.asked_at, 0.0)
     if failures:
         return deny(failures, check, age=age)
     return Decision(allowed=True, reason="stale", age=age) if stale else GRANTED
 
 
-def grants(
-    snapshot: Snapshot, features: tuple[str, ...], local_usage: Mapping[str, float] = NO_USAGE
-) -> bool:
+def grants(snapshot: Snapshot, features: tuple[str, ...]) -> bool:
     """Whether a snapshot grants all of these features."""
-    return next(_failures(snapshot, features, local_usage), None) is None
+    return next(_failures(snapshot, features), None) is None
+
+
+def decide_used_up(snapshot: Snapshot, feature: str, check: EntitlementCheck, *, now: float) -> Decision:
+    """Decide where OpenMeter's answer grants and the usage recorded here has eaten what it left of a feature."""
+    value = snapshot.feature(feature)
+    failure = (
+        Failure(feature, "exhausted", detail=_BY_USAGE)
+        if value is None
+        else _failure(value, "exhausted", _BY_USAGE)
+    )
+    return deny((failure,), check, age=max(now - snapshot.asked_at, 0.0))
 
 
 def decide_without_answer(
@@ -181,9 +188,7 @@ def _verdict(failures: tuple[Failure, ...], check: EntitlementCheck) -> tuple[Fa
     return "exhausted", next(status for status in _LEAST_PROMISING if status in statuses)
 
 
-def _failures(
-    snapshot: Snapshot, features: tuple[str, ...], local_usage: Mapping[str, float]
-) -> Iterator[Failure]:
+def _failures(snapshot: Snapshot, features: tuple[str, ...]) -> Iterator[Failure]:
     for feature in features:
         value = snapshot.feature(feature)
         if value is None:
@@ -191,13 +196,6 @@ def _failures(
         elif not value.has_access:
             empty = value.balance is not None and value.balance <= 0
             yield _failure(value, "exhausted" if empty else "no_access")
-        elif _used_up(value, local_usage.get(feature, 0.0)):
-            yield _failure(value, "exhausted", "by the usage recorded here")
-
-
-def _used_up(value: FeatureValue, local: float) -> bool:
-    """Whether local usage has eaten the balance. Access with nothing left is a soft limit: never used up."""
-    return value.balance is not None and 0 < value.balance <= local
 
 
 def _failure(value: FeatureValue, reason: FailureReason, detail: str = "") -> Failure:

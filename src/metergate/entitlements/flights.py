@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from metergate.entitlements.backoff import Backoff
 from metergate.entitlements.budget import Budget, ReadQueue, Urgency
@@ -27,10 +27,11 @@ from metergate.entitlements.confirmation import (
     Confirmations,
     confirm,
 )
+from metergate.entitlements.counted import Counted
 from metergate.entitlements.snapshot import Snapshot, Snapshots
+from metergate.entitlements.source import AccessSource
 from metergate.errors import OpenMeterError, OpenMeterOutage, OpenMeterThrottled
 from metergate.openmeter.batch import MOST_SUBJECTS, BatchAccess
-from metergate.openmeter.values import SubjectAccess
 
 _LOOKED_AT = 400
 """Of each class, when companions for a batch query are looked for."""
@@ -38,22 +39,6 @@ _LOOKED_AT = 400
 _SHORTEST_PAUSE = 0.001
 _BATCH = ""
 """In the place of a subject where a batch query was throttled; nobody is called that."""
-
-
-class AccessSource(Protocol):
-    """Where answers come from: ``metergate.openmeter.access.AccessClient``, or a stand-in of a test."""
-
-    async def access(self, subject: str) -> SubjectAccess:
-        """All features of a subject. Raises OpenMeterError."""
-
-    async def query(self, subjects: Sequence[str], features: Sequence[str]) -> BatchAccess | None:
-        """Who of these has access to what; None where that is not offered. Raises OpenMeterError."""
-
-    def count_requests(self, on_request: Callable[[], None]) -> None:
-        """Call this before each HTTP request."""
-
-    async def close(self) -> None:
-        """Close what is open."""
 
 
 class Flight:
@@ -68,8 +53,8 @@ class Flight:
     """
 
     __slots__ = (
-        "alone", "began", "deferred", "done", "expired", "landing", "overdue", "snapshot", "subject", "together",
-        "urgency",
+        "alone", "began", "deferred", "done", "expired", "landing",
+        "overdue", "snapshot", "subject", "together", "urgency",
     )  # fmt: skip
 
     def __init__(self, subject: str, urgency: Urgency, *, alone: bool) -> None:
@@ -96,13 +81,10 @@ class Flights:
         most_in_flight: int,
         most_queued: int,
     ) -> None:
-        """
-        Args:
-            most_in_flight: requests under way at once.
-            most_queued: subjects that wait to be read.
-        """
+        """``most_in_flight``: requests under way at once. ``most_queued``: subjects that wait to be read."""
         self.budget = budget
         self.confirmations = Confirmations()
+        self.counted: Counted | None = None
         self._source = source
         self._snapshots = snapshots
         self._clock = clock
@@ -125,7 +107,7 @@ class Flights:
 
     @property
     def dropped(self) -> int:
-        """Reads given up because too many subjects waited."""
+        """Reads given up because too many waited."""
         return self._queue.dropped
 
     @property
@@ -151,11 +133,8 @@ class Flights:
             return (flight is not None and flight.overdue) or self._backoff.blocks(subject, now)
         return flight.overdue or self._backoff.doubts(subject)
 
-    def answers_soon(self, subject: str, now: float) -> bool:
-        """Whether a read of this subject would start at once, or did."""
-        flight = self._flights.get(subject)
-        if flight is not None:
-            return not flight.deferred
+    def ready(self, now: float) -> bool:
+        """Whether a read would start at once."""
         return not len(self._queue) and len(self._tasks) < self._most_in_flight and self._pause(now) <= 0
 
     def wait(self, subject: str, now: float) -> float:
@@ -178,9 +157,20 @@ class Flights:
             flight.deferred = flight.began is None or flight.together
         elif flight.began is None:
             flight.alone = flight.alone or alone
-            if urgency < flight.urgency:
-                self._move(flight, urgency)
+            self._hasten(flight, urgency)
         return flight
+
+    def hasten(self, flight: Flight) -> None:
+        """Its subject is being denied: read it before those who are not, if it still waits."""
+        self._hasten(flight, Urgency.LIMIT)
+
+    def expire(self, flight: Flight) -> None:
+        """Something has changed: what is under way brings an old answer, and what waits is urgent."""
+        if flight.began is not None:
+            flight.expired = True
+        else:
+            flight.alone = True
+            self._hasten(flight, Urgency.LIMIT)
 
     async def landed(self, flight: Flight, deadline: float) -> bool:
         """Wait for a flight until the deadline, a time of the event loop. Returns whether it brought an answer."""
@@ -213,6 +203,10 @@ class Flights:
         dropped = self._queue.push(flight, flight.urgency)
         if dropped is not None:
             self._end(dropped)
+
+    def _hasten(self, flight: Flight, urgency: Urgency) -> None:
+        if flight.began is None and urgency < flight.urgency:
+            self._move(flight, urgency)
 
     def _move(self, flight: Flight, urgency: Urgency) -> None:
         flight.urgency = urgency
@@ -291,16 +285,22 @@ class Flights:
 
     async def _fly(self, flight: Flight, began: float) -> None:
         try:
-            access = await self._source.access(flight.subject)
+            snapshot = await self._read(flight.subject, began)
         except OpenMeterError as error:
             self._fail(flight.subject, error)
         except Exception as bug:  # noqa: BLE001  # nobody awaits this task's result: here it is heard, or never
             self._backoff.fail(flight.subject, self._clock(), OpenMeterOutage("a bug of ours"))
             self._broke(bug)
         else:
-            self._keep(flight, Snapshot(began, access))
+            self._keep(flight, snapshot)
             if self._backoff.succeed(flight.subject, self._clock()):
                 self._complaints.recovered()
+
+    async def _read(self, subject: str, began: float) -> Snapshot:
+        if self.counted is None:
+            return Snapshot(began, await self._source.access(subject))
+        asked = await self.counted.before(subject)
+        return self.counted.after(began, asked, subject, await self._source.access(subject))
 
     async def _fly_together(self, flights: list[Flight], features: tuple[str, ...], began: float) -> None:
         """Confirm many. A failure of this query, a 429 apart, says nothing of the other reads, which go on."""

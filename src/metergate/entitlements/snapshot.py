@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from metergate.entitlements.usage.local import Ceiling
 from metergate.openmeter.values import AccessState, FeatureValue, SubjectAccess
 
 _LACKS: dict[AccessState, str] = {
@@ -33,17 +34,19 @@ class Snapshot:
     ``asked_at`` is when it was asked, not when it answered: usage after it may be missing. ``balances_at`` is
     the same for its balances, which are older where it was only confirmed since (`confirmed`). ``fresh_from`` is
     ``asked_at`` until something is known to have changed since (`expire`). ``granted`` holds the tuples of
-    feature keys that this answer is known to grant, so that the usual decision is one look. ``weight`` is how
-    many values it holds that no other subject shares.
+    feature keys that this answer is known to grant, so that the usual decision is one look. ``ceilings`` are how
+    far its features may be used by the local count. ``weight`` is how many values it holds that no other subject
+    shares.
     """
 
-    __slots__ = ("asked_at", "balances_at", "fresh_from", "granted", "state", "values", "weight")
+    __slots__ = ("asked_at", "balances_at", "ceilings", "fresh_from", "granted", "state", "values", "weight")
 
     def __init__(self, asked_at: float, access: SubjectAccess) -> None:
         self.asked_at = self.balances_at = self.fresh_from = asked_at
         self.state = access.state
         self.values = access.features
         self.granted: _Grants = ()
+        self.ceilings: tuple[Ceiling, ...] = ()
         self.weight = len(access.features)
 
     def __repr__(self) -> str:
@@ -57,7 +60,7 @@ class Snapshot:
         """The same answer, given again without balances when OpenMeter was asked at ``asked_at``."""
         again = Snapshot(asked_at, SubjectAccess(self.state, self.values))
         again.balances_at = self.balances_at
-        again.granted, again.weight = self.granted, self.weight
+        again.granted, again.ceilings, again.weight = self.granted, self.ceilings, self.weight
         return again
 
     @property

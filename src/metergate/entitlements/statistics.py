@@ -18,7 +18,7 @@ class EntitlementStatistics:
     may. ``in_flight``: subjects being asked for now; ``queued``: those that wait until the budget has a read
     for them; ``turned_away``: reads given up because too many waited. ``deferred``: decisions on an older
     answer because the budget had no read at once. ``snapshots``: subjects known; ``evictions``: those forgotten
-    to make room. ``failing``: the latest read failed.
+    to make room. ``used_up``: denials on the usage recorded here alone. ``failing``: the latest read failed.
     """
 
     decisions: Mapping[str, int]
@@ -36,3 +36,4 @@ class EntitlementStatistics:
     confirmed: int = 0
     queued: int = 0
     deferred: int = 0
+    used_up: int = 0

@@ -97,9 +97,16 @@ class LocalUsage:
         self._watched: frozenset[str] = frozenset()
         self._catalog: Catalog | None = None
         self._costs: Costs = NONE
+        self._known: frozenset[str] = frozenset()
+        self._lacks = False
         self._said: set[str] = set()
         self._places: dict[tuple[str, str], Place] = {}
         self._values: dict[tuple[Place, str], float] = {}
+
+    @property
+    def lacks(self) -> bool:
+        """Whether a feature with a balance turned up that is not in what was learnt."""
+        return self._lacks
 
     @property
     def knows(self) -> bool:
@@ -118,6 +125,8 @@ class LocalUsage:
         """Take how events count from OpenMeter's features and meters; what was counted so far stays."""
         self._catalog = catalog
         self._costs = read_costs(catalog, self._watched)
+        self._known = frozenset((*self._costs.kinds, *self._costs.unknown))
+        self._lacks = False
         for feature, why in self._costs.unknown.items():
             if feature not in self._said:
                 self._said.add(feature)
@@ -183,11 +192,12 @@ class LocalUsage:
 
         Access with nothing left is a soft limit, which nothing uses up.
         """
-        by_feature = {value.feature: value for value in values}
+        by_feature = {value.feature: value for value in values if value.balance is not None}
+        self._lacks = self._lacks or not self._known.issuperset(self._watched.intersection(by_feature))
         ceilings = []
         for one in asked:
             value = by_feature.get(one.feature)
-            if value is None or not value.has_access or value.balance is None or value.balance <= 0:
+            if value is None or value.balance is None or not value.has_access or value.balance <= 0:
                 continue
             if one.kind == "level":
                 amount = value.balance + (value.usage or 0.0)
@@ -200,9 +210,9 @@ class LocalUsage:
 
     def take(
         self, ceilings: Iterable[Ceiling], features: tuple[str, ...], reserves: Mapping[str, float]
-    ) -> Hold | UsedUp | None:
-        """Hold what a request may cost of each feature, or say which has not enough left. None: a place has gone
-        to somebody else, and OpenMeter has to be asked again.
+    ) -> Hold | UsedUp:
+        """Hold what a request may cost of each feature, or say which has not enough left. Nothing is left either
+        where a place has gone to somebody else: OpenMeter has to be asked again.
 
         ``reserves``: what to hold, and what has to be left, by feature. Of others something has to be left, and
         as much is held as the last event here cost, or 1.
@@ -213,12 +223,11 @@ class LocalUsage:
             feature, place, most, _, seen = ceiling
             if feature not in features:
                 continue
-            if not ledger.is_current(place):
-                hold.release()
-                return None
             reserve = reserves.get(feature)
             amount = reserve or ledger.recent(place) or 1.0
-            if seen is not None:
+            if not ledger.is_current(place):
+                enough = False
+            elif seen is not None:
                 enough = self.left(ceiling) > 0
             elif enough := ledger.take(place, amount, most, whole=reserve is not None):
                 hold.parts.append((place, amount))

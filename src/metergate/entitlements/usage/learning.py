@@ -1,0 +1,95 @@
+"""How events count is learnt from OpenMeter: its features and meters, read seldom, and kept while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from metergate.entitlements.usage.local import LocalUsage
+from metergate.errors import OpenMeterError
+from metergate.openmeter.catalog import Catalog
+
+_log = logging.getLogger("metergate.entitlements")
+
+LEARN_SECONDS = 600.0
+"""How long what was learnt is not asked for again."""
+RETRY_SECONDS = 10.0
+"""The same after it could not be learnt, and where a feature turns up that it does not hold."""
+
+
+class CatalogSource(Protocol):
+    """Where features and meters come from: ``metergate.openmeter.access.AccessClient``."""
+
+    async def catalog(self) -> Catalog:
+        """All features and meters. Raises OpenMeterError."""
+
+
+class Learning:
+    """Sees to it that a local count knows how events count. On the event loop."""
+
+    def __init__(
+        self, source: CatalogSource, local: LocalUsage, clock: Callable[[], float], path: Path | None = None
+    ) -> None:
+        """``path``: a file that keeps what was learnt for the next start; None keeps nothing."""
+        self.local = local
+        self._source = source
+        self._clock = clock
+        self._path = path
+        self._next = float("-inf")
+        self._task: asyncio.Task[None] | None = None
+
+    def recall(self) -> None:
+        """Take what an earlier process has learnt."""
+        try:
+            known = None if self._path is None else self._path.read_bytes()
+            if known is not None:
+                self.local.learn(msgspec.json.decode(known, type=Catalog))
+        except (OSError, msgspec.DecodeError):
+            return  # it is only there to save a read
+
+    async def ready(self) -> None:
+        """Wait until it is learnt how events count, where that was never learnt and may be asked now."""
+        now = self._clock()
+        if self._task is None and (now >= self._next or (self.local.lacks and now >= self._retry_at)):
+            self._next = now + LEARN_SECONDS
+            self._retry_at = now + RETRY_SECONDS
+            self._task = asyncio.get_running_loop().create_task(self._learn())
+            self._task.add_done_callback(self._end)
+        if self._task is not None and not self.local.knows:
+            await asyncio.wait((self._task,))
+
+    _retry_at = float("-inf")
+
+    async def _learn(self) -> None:
+        try:
+            catalog = await self._source.catalog()
+        except OpenMeterError as error:
+            self._next = self._clock() + RETRY_SECONDS
+            if not self.local.knows:
+                _log.warning(
+                    "how events count for features is not known yet, so nothing is counted here: %s", error
+                )
+            return
+        self.local.learn(catalog)
+        if self._path is not None:
+            try:
+                draft = self._path.with_suffix(f".{id(self)}")
+                draft.write_bytes(msgspec.json.encode(catalog))
+                draft.replace(self._path)
+            except OSError as failure:
+                _log.debug("what was learnt cannot be kept: %s", failure)
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled() and (bug := task.exception()) is not None:
+            _log.error("how events count could not be learnt", exc_info=bug)
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        if self._task is not None:
+            self._task.cancel()
