@@ -89,7 +89,8 @@ def test_overage_is_preserved_as_asked_else_as_the_entitlement_has_it(
     entitle(preserveOverageAtReset=default)
     use(13)
     clock.move(hours=1)
-    assert reset(openmeter, preserveOverage=asked).status == 204
+    body = {} if asked is None else {"preserveOverage": asked}
+    assert reset(openmeter, **body).status == 204
     preserved = default if kept is None else kept
     assert figures(openmeter) == [7 if preserved else 10, 0, 0]
 

@@ -12,9 +12,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from metergate.embedded.api.grants import recurrence_view
-from metergate.embedded.api.listing import listing, ordered, present, read_page, segment
+from metergate.embedded.api.listing import listing, ordered, page_or_slice, present, read_page, segment
 from metergate.embedded.api.problems import BadRequest, NotFound
-from metergate.embedded.api.requests import boolean, json_body, json_response
+from metergate.embedded.api.requests import boolean, json_body, json_response, without_nulls
 from metergate.embedded.domain.customers import Customer
 from metergate.embedded.domain.entitlements import (
     KINDS,
@@ -49,7 +49,7 @@ class ResetInput(msgspec.Struct, frozen=True, rename="camel"):
             msgspec.structs.force_setattr(self, "effective_at", in_utc(self.effective_at))
 
 
-_read_reset = msgspec.json.Decoder(ResetInput).decode
+_read_reset = without_nulls(msgspec.json.Decoder(ResetInput).decode)
 _read_v1 = msgspec.json.Decoder(EntitlementInput).decode
 _read_v2 = msgspec.json.Decoder(EntitlementInputV2).decode
 
@@ -156,7 +156,7 @@ def _all_routes(services: Services) -> list[Route]:
         return json_response(listing(request, _filtered(catalog, request, clock), show_v1))
 
     async def list_v2(request: Request) -> Response:
-        return json_response(read_page(request).of(_filtered(catalog, request, clock), show_v2))
+        return json_response(page_or_slice(request, _filtered(catalog, request, clock), show_v2))
 
     async def get_v1(request: Request) -> Response:
         return json_response(show_v1(catalog.entitlements.find(segment(request, "entitlement"))))

@@ -26,6 +26,7 @@ from metergate.embedded.api.requests import (
     json_body,
     json_response,
     parameter_error,
+    without_nulls,
 )
 from metergate.embedded.domain.identifiers import PATTERN, new_id
 from metergate.embedded.domain.meters import (
@@ -76,6 +77,10 @@ class MeterChange(Struct, frozen=True, rename="camel", kw_only=True):
     description: Description | None = None
     group_by: dict[str, str] | None = None
     metadata: dict[str, str] | None = None
+
+
+_read_input = without_nulls(msgspec.json.Decoder(MeterInput).decode)
+_read_change = without_nulls(msgspec.json.Decoder(MeterChange).decode)
 
 
 def input_findings(given: MeterInput) -> list[str]:
@@ -141,7 +146,7 @@ async def _list(services: Services, request: Request) -> Response:
 
 
 async def _create(services: Services, request: Request) -> Response:
-    given = await json_body(request, msgspec.json.Decoder(MeterInput).decode)
+    given = await json_body(request, _read_input)
     if findings := input_findings(given):
         raise Invalid("\n".join(findings))
     meter = await services.meters.create(new_meter(given, services.clock()))
@@ -153,7 +158,7 @@ async def _get(services: Services, request: Request) -> Response:
 
 
 async def _update(services: Services, request: Request) -> Response:
-    change = await json_body(request, msgspec.json.Decoder(MeterChange).decode)
+    change = await json_body(request, _read_change)
     meter = find_meter(services, request)
     group_by = change.group_by or {}
     findings = group_by_findings(group_by, meter.value_property)

@@ -27,6 +27,7 @@ from metergate.embedded.api.requests import (
     parameter_error,
     text,
     texts,
+    without_nulls,
 )
 from metergate.embedded.domain.filters import StringFilter, one_of, parse_filter
 from metergate.embedded.domain.meters import Meter
@@ -60,6 +61,9 @@ class QueryBody(Struct, frozen=True, rename="camel", kw_only=True):
                 msgspec.structs.force_setattr(self, name, in_utc(moment))
 
 
+_read = without_nulls(msgspec.json.Decoder(QueryBody).decode)
+
+
 def routes(services: Services) -> list[Route]:
     """The routes of this module."""
     one = "/api/v1/meters/{meter}"
@@ -76,7 +80,7 @@ async def _get(services: Services, request: Request) -> Response:
 
 
 async def _post(services: Services, request: Request) -> Response:
-    body = await json_body(request, msgspec.json.Decoder(QueryBody).decode)
+    body = await json_body(request, _read)
     return await _answer(services, request, body)
 
 

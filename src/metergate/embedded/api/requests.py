@@ -145,6 +145,19 @@ async def json_body(request: Request, convert: Callable[[bytes], T]) -> T:
         raise body_error(f"failed to decode request body: {exception}") from exception
 
 
+def without_nulls(convert: Callable[[bytes], T]) -> Callable[[bytes], T]:
+    """The same for a body in which no property may be null: what is left out is left out."""
+
+    def read(content: bytes) -> T:
+        value = convert(content)
+        for name, given in msgspec.json.decode(content, type=dict[str, msgspec.Raw]).items():
+            if bytes(given) == b"null":
+                raise msgspec.ValidationError(f"Value is not nullable - at `$.{name}`")
+        return value
+
+    return read
+
+
 def json_response(value: Any, status: int = 200) -> Response:
     """The value as JSON; structs and dataclasses are taken as they are."""
     return Response(_encode(value), status, media_type="application/json")

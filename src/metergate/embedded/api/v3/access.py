@@ -20,7 +20,7 @@ from starlette.routing import Route
 from metergate.embedded.api.access import values_at
 from metergate.embedded.api.listing import present
 from metergate.embedded.api.problems import NotFound, Problem
-from metergate.embedded.api.requests import json_body, json_response, parameter_error
+from metergate.embedded.api.requests import json_body, json_response, parameter_error, without_nulls
 from metergate.embedded.api.v3.customers import customer_view
 from metergate.embedded.api.v3.parameters import MAX_SIZE, page_number
 from metergate.embedded.domain.cursors import IdCursor, decode_id_cursor
@@ -63,7 +63,7 @@ class Matched:
         return IdCursor(self.customer.created_at.replace(microsecond=0), self.customer.id)
 
 
-_read = msgspec.json.Decoder(AccessQuery).decode
+_read = without_nulls(msgspec.json.Decoder(AccessQuery).decode)
 
 
 def routes(services: Services) -> list[Route]:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from metergate.embedded.api.meters import Description, MeterInput, Name, Slug, input_findings, new_meter
 from metergate.embedded.api.problems import Invalid
-from metergate.embedded.api.requests import json_body, json_response, parameter_error
+from metergate.embedded.api.requests import json_body, json_response, parameter_error, without_nulls
 from metergate.embedded.api.v3.parameters import (
     DEFAULT_SIZE,
     filters,
@@ -88,8 +88,8 @@ class UpdateInput(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     dimensions: dict[str, str] | None = None
 
 
-_read_create = msgspec.json.Decoder(CreateInput).decode
-_read_update = msgspec.json.Decoder(UpdateInput).decode
+_read_create = without_nulls(msgspec.json.Decoder(CreateInput).decode)
+_read_update = without_nulls(msgspec.json.Decoder(UpdateInput).decode)
 
 
 def routes(services: Services) -> list[Route]:

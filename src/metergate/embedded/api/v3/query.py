@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from metergate.embedded.api.csv import csv_response, to_second
 from metergate.embedded.api.problems import Invalid, Issue
-from metergate.embedded.api.requests import json_body, json_response
+from metergate.embedded.api.requests import json_body, json_response, without_nulls
 from metergate.embedded.api.v3.meters import PATH, find_meter
 from metergate.embedded.domain.filters import StringFilter, parse_filter
 from metergate.embedded.domain.meters import Meter
@@ -70,7 +70,7 @@ class QueryInput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
                 msgspec.structs.force_setattr(self, name, in_utc(moment))
 
 
-_read = msgspec.json.Decoder(QueryInput).decode
+_read = without_nulls(msgspec.json.Decoder(QueryInput).decode)
 
 
 def routes(services: Services) -> list[Route]:

@@ -1,0 +1,110 @@
+"""Every answer fits OpenMeter's own descriptions of its API, and what does not fit them is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from tests.embedded.contract import walk
+
+WRONG = (7, "\x00no", [7], {"no": 7}, True)
+"""One of each type; most do not fit where something else is expected."""
+WRONG_PARAMETERS = {"integer": ("x", "-1", "0.5"), "boolean": ("x", "1")}
+
+
+@pytest.fixture
+def walked(contract, event, clock):
+    """A server that every operation was done with."""
+    walk.metering(contract, event)
+    walk.customers(contract)
+    walk.entitlements_v1(contract, clock)
+    walk.entitlements_v2(contract, clock)
+    walk.version_3(contract, event)
+    return contract
+
+
+def served(description):
+    """The operations that this server has."""
+    later = {"Notifications", "Portal"}
+    return [each for each in description.operations if not later & set(each.definition["tags"])]
+
+
+def test_every_operation_is_done_and_its_answers_fit_the_description(walked, v1, v3):
+    done = {name for name, status in walked.answered if status < 300}
+    assert done == {each.id for description in (v1, v3) for each in served(description)}
+
+
+def variations(body: Mapping[str, Any]) -> Iterator[Any]:
+    """Bodies that differ from one that was accepted: a property left out, null, or of another type."""
+    for name, value in body.items():
+        yield {key: other for key, other in body.items() if key != name}
+        yield from ({**body, name: wrong} for wrong in (*WRONG, None))
+        if isinstance(value, dict):
+            yield from ({**body, name: {**value, inner: wrong}} for inner in value for wrong in WRONG)
+    yield from ([], "text", 7, None)
+
+
+def test_a_body_that_does_not_fit_the_description_is_refused(walked):
+    accepted = []
+    for name, (method, target, body) in sorted(walked.bodies.items()):
+        description, operation = walked.find(method, target)
+        for variation in variations(body):
+            if findings := list(description.findings(variation, operation.body)):
+                answer = walked(method, target, variation)
+                if not 400 <= answer.status < 500:
+                    accepted.append(f"{name} {answer.status} {findings}")
+    if accepted:
+        pytest.fail("\n".join(accepted))
+
+
+def test_a_parameter_that_does_not_fit_the_description_is_refused(walked, v1, v3):
+    accepted = []
+    for description in (v1, v3):
+        for operation in served(description):
+            if operation.method != "GET" or "{" in operation.path:
+                continue
+            for name, wrong in wrong_parameters(description, operation):
+                answer = walked("GET", f"{operation.path}?{name}={wrong}")
+                if answer.status != 400:
+                    accepted.append(f"{operation.id} {name}={wrong} {answer.status}")
+    if accepted:
+        pytest.fail("\n".join(accepted))
+
+
+def wrong_parameters(description, operation) -> Iterator[tuple[str, str]]:
+    for parameter in operation.parameters:
+        if "schema" not in parameter:  # it is JSON, or in version 3 an object spread over several
+            continue
+        schema = description.resolve(parameter["schema"])
+        wrong = WRONG_PARAMETERS.get(schema.get("type"), ())
+        if "enum" in schema:
+            wrong = ("no-such-word",)
+        if schema.get("format") == "date-time":
+            wrong = ("yesterday", "2026-01-01")
+        yield from ((parameter["name"], each) for each in wrong)
+
+
+def test_what_the_description_gives_as_an_example_is_not_refused_for_its_form(walked):
+    tried = 0
+    for method, target, body in walked.bodies.values():
+        description, operation = walked.find(method, target)
+        for name, example in description.examples(operation.body):
+            answer = walked(method, target, {**body, name: example})
+            tried += 1
+            assert answer.status < 300 or "match schema" not in answer.detail, (
+                operation.id,
+                name,
+                answer.body,
+            )
+    assert tried > 30
+
+
+@pytest.mark.parametrize(
+    ("path", "schema", "status"),
+    [("/api/v1/events", "Event", 204), ("/api/v3/openmeter/events", "MeteringEvent", 202)],
+)
+def test_the_described_event_is_ingested(contract, path, schema, status):
+    description, _ = contract.find("POST", path)
+    example = description.resolve({"$ref": f"#/components/schemas/{schema}"})["example"]
+    assert contract("POST", path, example).status == status
