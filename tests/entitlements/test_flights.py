@@ -411,6 +411,31 @@ def test_a_top_up_is_seen_although_thousands_wait_to_be_renewed(virtual):
     assert virtual(scenario) < 0.1
 
 
+@pytest.mark.parametrize(
+    "hasten",
+    [
+        lambda checks: checks.expire("acme"),
+        lambda checks: checks.decide("acme", ("api", "denied"), CHECK),
+    ],
+)
+def test_who_waits_to_be_renewed_is_read_sooner_once_it_is_urgent(virtual, hasten):
+    async def scenario(now):
+        openmeter, checks = world(now)
+        openmeter.offered = False
+        crowd = [f"s{number}" for number in range(200)]
+        await know(checks, [*crowd, "acme"])
+        await asyncio.sleep(20)
+        await drain(checks)
+        for subject in (*crowd, "acme"):
+            checks.decide(subject, API, CHECK)
+        begun = now()
+        hasten(checks)
+        await until(lambda: openmeter.read("acme")[-1] >= begun)
+        return now() - begun
+
+    assert virtual(scenario) < 1
+
+
 # --- OpenMeter is in trouble
 
 
