@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-InternalPage = Callable[[Request, Context], Response]
+InternalPage = Callable[[Request, Context], Response | Awaitable[Response]]
 Observe = Callable[[str, str, int, float], None]
 """``observe(route, method, status, seconds)``: takes note of one answered request."""
 
@@ -149,7 +149,8 @@ class Gateway:
             if refusal is not None:
                 response = refusal
             elif (page := self._pages.get(request.raw_path)) is not None:
-                response = page(request, context)
+                shown = page(request, context)
+                response = shown if isinstance(shown, Response) else await shown
             else:
                 response, request = await self._pipeline.run(request, context)
                 if context.final_hooks or self._pipeline.final_hooks:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metergate.errors import Finding, nearest
+from metergate.gateway import webhook
 from metergate.gateway.audit import audit
 from metergate.gateway.catalog import Catalog
 from metergate.gateway.cors import CorsPolicy, read_cors_policies
@@ -23,7 +24,7 @@ from metergate.gateway.documents import (
     read_route_documents,
     read_settings,
 )
-from metergate.gateway.environment import EnvFile, read_env_file, resolve
+from metergate.gateway.environment import EnvFile, misspelt, read_env_file, resolve
 from metergate.gateway.environment import environment as runtime_environment
 from metergate.gateway.hooks import RuntimeHooks
 from metergate.gateway.model import Handler, NamedPolicy, Route
@@ -113,6 +114,11 @@ def load_project(
         variables, _lines(file, variables, {} if environment is not None else os.environ)
     )
     workshop.findings += file.findings
+    workshop.findings += (
+        workshop.origins.blamed(finding, f"$env({name})") for name, finding in misspelt(variables)
+    )
+    if (wrong := webhook.examine(variables)) is not None:
+        workshop.findings.append(workshop.origins.blamed(wrong, f"$env({webhook.VARIABLE})"))
     project = _Loading(workshop).project()
     findings = strictly(workshop.findings) if strict else workshop.findings
     findings = list(dict.fromkeys(findings))

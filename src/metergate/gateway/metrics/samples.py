@@ -173,6 +173,9 @@ FAMILIES: dict[str, Family] = {
     "EntitlementStatistics.failing": Family(
         "metergate_entitlement_failing", "highest", "1 while OpenMeter counts as failing."
     ),
+    "WebhookStatistics.messages": Family(
+        "metergate_webhook_messages", "counter", "Messages to the webhook, by what became of them."
+    ),
     "ConsumerStatistics.keys": Family("metergate_api_keys", "highest", "API keys that are known."),
     "ConsumerStatistics.reloads": Family(
         "metergate_api_keys_reloads", "counter", "Times the consumers were read again."
