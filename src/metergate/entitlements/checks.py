@@ -23,17 +23,22 @@ Everything runs on one event loop and needs no lock. Nothing is opened or starte
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from metergate.entitlements.budget import Budget, Urgency
 from metergate.entitlements.confirmation import is_near_limit
+from metergate.entitlements.counted import Counted
 from metergate.entitlements.decision import (
     GRANTED,
     REASONS,
     Decision,
     decide,
+    decide_used_up,
     decide_without_answer,
     grants,
 )
@@ -41,6 +46,7 @@ from metergate.entitlements.flights import Flight, Flights
 from metergate.entitlements.snapshot import Snapshot, Snapshots
 from metergate.entitlements.source import AccessSource
 from metergate.entitlements.statistics import EntitlementStatistics
+from metergate.entitlements.usage.local import Hold, UsedUp
 from metergate.policy.model import EntitlementCheck
 
 GRACE = 2.0
@@ -94,9 +100,10 @@ class Entitlements:
             most_in_flight=most_in_flight,
             most_queued=most_queued,
         )
+        self._counted: Counted | None = None
         self._granted = 0
         self._decisions: dict[str, int] = dict.fromkeys(REASONS, 0)
-        self._refreshes = self._deferred = 0
+        self._refreshes = self._deferred = self._used_up = 0
 
     def __repr__(self) -> str:
         flights = self._flights
@@ -126,11 +133,13 @@ class Entitlements:
         now = self._clock()
         if snapshot is not None and now - snapshot.fresh_from < check.ttl_seconds:
             if features in snapshot.granted:
-                self._granted += 1
-                return GRANTED
+                if not snapshot.ceilings:
+                    self._granted += 1
+                    return GRANTED
+                return self._hold(GRANTED, subject, snapshot, features, check, now)
             decision = decide(snapshot, features, check, now=now)
             if decision.allowed or now - snapshot.fresh_from < DENIAL_SECONDS:
-                return self._settle(snapshot, features, decision)
+                return self._settle(decision, subject, snapshot, features, check, now)
         return self._decide_without_fresh(snapshot, subject, features, check, now)
 
     async def ask(self, subject: str, features: tuple[str, ...], check: EntitlementCheck) -> Decision:
@@ -143,18 +152,46 @@ class Entitlements:
         deadline = asyncio.get_running_loop().time() + check.timeout_seconds
         arrived = self._clock()
         snapshot = self._snapshot_of(subject)
-        while snapshot is None or not _is_fresh(snapshot, arrived, features, check):
+        while snapshot is None or not self._serves(snapshot, arrived, features, check):
             now = self._clock()
             usable = snapshot is not None and now - snapshot.asked_at < check.max_stale_seconds
-            flight = self._seek(subject, snapshot if usable else None, features, now)
+            flight = self._seek(subject, snapshot if usable else None, features, check, now)
             if flight is None:
                 return self._make_do(snapshot, subject, features, check)
             if snapshot is not None and usable and flight.deferred:
-                return self._defer(snapshot, features, check, now)
+                deferred = self._defer(subject, snapshot, features, check, now)
+                if deferred is not None:
+                    return deferred
             if not await self._flights.landed(flight, deadline):
                 return self._make_do(self._snapshot_of(subject), subject, features, check)
             snapshot = flight.snapshot
-        return self._judge(snapshot, features, check, self._clock())
+        await self._look_for_soft_limits(subject, snapshot, features, check, deadline)
+        return self._judge(subject, snapshot, features, check, self._clock())
+
+    async def check(self, subject: str, features: tuple[str, ...], check: EntitlementCheck) -> Decision:
+        """What would be decided now, without letting anybody in: nothing is held."""
+        decision = self.decide(subject, features, check) or await self.ask(subject, features, check)
+        if decision.hold is None:
+            return decision
+        decision.hold.release()
+        return msgspec.structs.replace(decision, hold=None)
+
+    async def balance(self, subject: str, feature: str, check: EntitlementCheck) -> float | None:
+        """What is left of a feature: of OpenMeter's balance what was not recorded here since, nor is held. None where
+        there is no balance, and where OpenMeter cannot be asked.
+        """
+        await self.check(subject, (feature,), check)
+        snapshot = self._snapshot_of(subject)
+        if snapshot is None:
+            return None
+        if self._counted is not None:
+            return self._counted.left(snapshot, feature)
+        value = snapshot.feature(feature)
+        return None if value is None else value.balance
+
+    def count_by(self, counted: Counted) -> None:
+        """Let the local count decide too, and hold what requests may cost."""
+        self._counted = self._flights.counted = counted
 
     def age(self, subject: str) -> float | None:
         """Seconds since OpenMeter was asked for what is known of a subject; None where nothing is."""
@@ -192,6 +229,7 @@ class Entitlements:
             queued=flights.queued,
             turned_away=flights.dropped,
             deferred=self._deferred,
+            used_up=self._used_up,
             snapshots=len(self._snapshots),
             evictions=self._snapshots.evictions,
             failing=flights.failing,
@@ -218,34 +256,74 @@ class Entitlements:
             return None
         if flight is None:
             self._refreshes += 1
-            self._seek(subject, snapshot, features, now)
-        elif not granted:
-            self._flights.hasten(flight)
-        if serves:
-            return self._judge(snapshot, features, check, now)
-        return self._defer(snapshot, features, check, now)
+            self._seek(subject, snapshot, features, check, now)
+        if not serves:
+            return self._defer(subject, snapshot, features, check, now)
+        decision = decide(snapshot, features, check, now=now)
+        return self._settle(decision, subject, snapshot, features, check, now)
 
     def _judge(
-        self, snapshot: Snapshot, features: tuple[str, ...], check: EntitlementCheck, now: float
+        self, subject: str, snapshot: Snapshot, features: tuple[str, ...], check: EntitlementCheck, now: float
     ) -> Decision:
-        """Decide on a snapshot that may serve. The next issue hands the local usage in, here and in
-        ``decide``.
-        """
-        return self._settle(snapshot, features, decide(snapshot, features, check, now=now))
+        """Decide on a snapshot that may serve, whatever the local count says of it."""
+        decision = self._settle(
+            decide(snapshot, features, check, now=now), subject, snapshot, features, check, now, last=True
+        )
+        return decision or decide_without_answer(features, check, retry_after=1.0)
 
-    def _settle(self, snapshot: Snapshot, features: tuple[str, ...], decision: Decision) -> Decision:
-        """Remember what may serve for many, and count."""
+    def _settle(
+        self,
+        decision: Decision,
+        subject: str,
+        snapshot: Snapshot,
+        features: tuple[str, ...],
+        check: EntitlementCheck,
+        now: float,
+        *,
+        last: bool = False,
+    ) -> Decision | None:
+        """Remember what may serve for many, take what the request may cost, and count. None as for `_hold`."""
         self._flights.confirmations.need(features)
         if decision is GRANTED:
             self._snapshots.remember_grant(snapshot, features)
-        return self._count(decision)
+        return self._hold(decision, subject, snapshot, features, check, now, last=last)
+
+    def _hold(
+        self,
+        decision: Decision,
+        subject: str,
+        snapshot: Snapshot,
+        features: tuple[str, ...],
+        check: EntitlementCheck,
+        now: float,
+        *,
+        last: bool = False,
+    ) -> Decision | None:
+        """The decision with what is held for the request, or the denial where the local count leaves nothing.
+
+        None: that would be a denial on our count alone, and OpenMeter was not asked for a second, or not yet
+        whether the limit is soft. Not where this is the ``last`` word.
+        """
+        counted = self._counted
+        if counted is None or not snapshot.ceilings or not decision.allowed or decision.shadowed:
+            return self._count(decision)
+        held = counted.take(snapshot, features, check)
+        if isinstance(held, Hold):
+            return self._count(Decision(True, decision.reason, age=decision.age, hold=held))
+        sure = now - snapshot.balances_at < DENIAL_SECONDS and counted.is_hard(subject, held.feature)
+        if not (last or sure or check.mode == "shadow" or self._flights.leads_nowhere(subject, now)):
+            return None
+        self._used_up += 1
+        return self._count(decide_used_up(snapshot, held.feature, check, now=now))
 
     def _defer(
-        self, snapshot: Snapshot, features: tuple[str, ...], check: EntitlementCheck, now: float
-    ) -> Decision:
-        """Decide on a usable snapshot because the budget has no read for it now."""
-        self._deferred += 1
-        return self._count(decide(snapshot, features, check, now=now, stale=True))
+        self, subject: str, snapshot: Snapshot, features: tuple[str, ...], check: EntitlementCheck, now: float
+    ) -> Decision | None:
+        """Decide on a usable snapshot because the budget has no read for it now. None as for `_hold`."""
+        decision = decide(snapshot, features, check, now=now, stale=True)
+        settled = self._hold(decision, subject, snapshot, features, check, now)
+        self._deferred += settled is not None
+        return settled
 
     def _make_do(
         self, snapshot: Snapshot | None, subject: str, features: tuple[str, ...], check: EntitlementCheck
@@ -253,7 +331,10 @@ class Entitlements:
         """Decide without asking: on the last answer, or as ``onError`` says."""
         now = self._clock()
         if snapshot is not None and now - snapshot.asked_at < check.max_stale_seconds:
-            return self._count(decide(snapshot, features, check, now=now, stale=True))
+            decision = decide(snapshot, features, check, now=now, stale=True)
+            settled = self._hold(decision, subject, snapshot, features, check, now, last=True)
+            if settled is not None:
+                return settled
         wait = self._flights.wait(subject, now)
         return self._count(decide_without_answer(features, check, retry_after=wait))
 
@@ -263,14 +344,49 @@ class Entitlements:
 
     # --- asking
 
+    def _serves(
+        self, snapshot: Snapshot, arrived: float, features: tuple[str, ...], check: EntitlementCheck
+    ) -> bool:
+        """Whether an answer is fresh, and its balances, too, where the local count leaves nothing of them."""
+        if not _is_fresh(snapshot, arrived, features, check):
+            return False
+        if arrived - snapshot.balances_at < DENIAL_SECONDS or check.mode == "shadow":
+            return True
+        return self._counted is None or not self._counted.lacks(snapshot, features, check)
+
+    async def _look_for_soft_limits(
+        self,
+        subject: str,
+        snapshot: Snapshot,
+        features: tuple[str, ...],
+        check: EntitlementCheck,
+        deadline: float,
+    ) -> None:
+        """Find out of what the local count leaves nothing whether that limit is soft, while there is time."""
+        counted = self._counted
+        if counted is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                while isinstance(held := counted.take(snapshot, features, check), UsedUp):
+                    if not await counted.find_out_softness(subject, held.feature, snapshot):
+                        return
+                held.release()
+
     def _seek(
-        self, subject: str, usable: Snapshot | None, features: tuple[str, ...], now: float
+        self,
+        subject: str,
+        usable: Snapshot | None,
+        features: tuple[str, ...],
+        check: EntitlementCheck,
+        now: float,
     ) -> Flight | None:
         """A read of this subject, as urgent as what is known of it makes it; ``usable`` None: nothing is."""
         if usable is None:
             return self._flights.seek(subject, Urgency.UNKNOWN, now, alone=True)
         changed = usable.fresh_from < usable.asked_at
-        near = is_near_limit(usable, features)
+        counted = self._counted
+        near = is_near_limit(usable, features, None if counted is None else counted.left)
         urgent = changed or near or not grants(usable, features)
         alone = changed or near or not self._flights.confirmations.fit(subject, usable)
         return self._flights.seek(subject, Urgency.LIMIT if urgent else Urgency.STALE, now, alone=alone)

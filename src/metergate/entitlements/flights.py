@@ -27,6 +27,7 @@ from metergate.entitlements.confirmation import (
     Confirmations,
     confirm,
 )
+from metergate.entitlements.counted import Counted
 from metergate.entitlements.snapshot import Snapshot, Snapshots
 from metergate.entitlements.source import AccessSource
 from metergate.errors import OpenMeterError, OpenMeterOutage, OpenMeterThrottled
@@ -83,6 +84,7 @@ class Flights:
         """``most_in_flight``: requests under way at once. ``most_queued``: subjects that wait to be read."""
         self.budget = budget
         self.confirmations = Confirmations()
+        self.counted: Counted | None = None
         self._source = source
         self._snapshots = snapshots
         self._clock = clock
@@ -283,16 +285,22 @@ class Flights:
 
     async def _fly(self, flight: Flight, began: float) -> None:
         try:
-            access = await self._source.access(flight.subject)
+            snapshot = await self._read(flight.subject, began)
         except OpenMeterError as error:
             self._fail(flight.subject, error)
         except Exception as bug:  # noqa: BLE001  # nobody awaits this task's result: here it is heard, or never
             self._backoff.fail(flight.subject, self._clock(), OpenMeterOutage("a bug of ours"))
             self._broke(bug)
         else:
-            self._keep(flight, Snapshot(began, access))
+            self._keep(flight, snapshot)
             if self._backoff.succeed(flight.subject, self._clock()):
                 self._complaints.recovered()
+
+    async def _read(self, subject: str, began: float) -> Snapshot:
+        if self.counted is None:
+            return Snapshot(began, await self._source.access(subject))
+        asked = await self.counted.before(subject)
+        return self.counted.after(began, asked, subject, await self._source.access(subject))
 
     async def _fly_together(self, flights: list[Flight], features: tuple[str, ...], began: float) -> None:
         """Confirm many. A failure of this query, a 429 apart, says nothing of the other reads, which go on."""
