@@ -10,6 +10,7 @@ from metergate.gateway.environment import (
     EnvFile,
     Environment,
     misplaced,
+    misspelt,
     read_env_file,
     read_environment,
     resolve,
@@ -117,6 +118,32 @@ def test_a_variable_in_the_wrong_place_is_found_and_prose_is_not():
         "$.name",
         "$.list[0].deep",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("METERGATE_OPENMETR_URL", "METERGATE_OPENMETER_URL"),
+        ("METERGATE_URL", "METERGATE_OPENMETER_URL"),
+        ("METERGATE_SPOOL_DIR", "METERGATE_SPOOL"),
+        ("METERGATE_TOKEN", "METERGATE_OPENMETER_TOKEN"),
+    ],
+)
+def test_a_variable_that_looks_like_one_of_ours_is_said(name, meant):
+    [(said, finding)] = misspelt({name: "x", "PATH": "/bin", "METERGATE_OPENMETER_URL": "http://om"})
+    assert (said, finding.severity, finding.fix) == (name, "warning", f"Did you mean {meant}?")
+
+
+def test_a_variable_that_is_not_like_one_of_ours_is_not_said():
+    others = (
+        "METERGATE",
+        "METERGATE_SPOOL",
+        "METERGATE_REGION",
+        "URL",
+        "SPOOL_DIR",
+        "METERGATE_GATEWAY_SETTINGS",
+    )
+    assert list(misspelt(dict.fromkeys(others, "x"))) == []
 
 
 def test_modules_see_a_mapping_they_cannot_write():

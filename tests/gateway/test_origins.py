@@ -93,6 +93,15 @@ def test_a_wrong_openmeter_of_the_env_file_is_said_with_its_line(tmp_path, monke
     assert finding.startswith('error: environment: METERGATE_OPENMETER_URL (policy metered): "gopher://x"')
 
 
+def test_a_variable_that_nothing_reads_is_said_where_it_is_set(tmp_path):
+    (tmp_path / ".env").write_text("METERGATE_OPENMETR_URL=http://127.0.0.1:8888\n")
+    [finding] = said(tmp_path, GOOD | {"METERGATE_OPENMETR_URL": "http://127.0.0.1:8888"})
+    assert finding == (
+        "warning: .env: line 1, METERGATE_OPENMETR_URL: Nothing reads this variable, so it has no effect here. "
+        "Did you mean METERGATE_OPENMETER_URL?"
+    )
+
+
 def test_any_option_that_a_variable_gives_is_said_with_that_variable(tmp_path):
     variables = {"CODES": "2xy", "TTL": "soon", "OM": "http://om/api/v1"}
     options = {

@@ -146,6 +146,21 @@ def test_routes_that_cannot_be_read_are_no_reason_to_say_that_no_route_uses_a_po
     assert [finding for finding in findings if finding.severity == "warning"] == []
 
 
+@pytest.mark.parametrize("module", ["@zuplo/runtime", "$import(@zuplo/runtim)", "@zuplo/runtim"])
+def test_a_misspelt_module_of_ours_is_not_taken_for_code_of_the_project(module, tmp_path):
+    policy = own("a")
+    policy["handler"]["module"] = module
+    _, [finding] = load(write(tmp_path, {"/a": {"get": operation(["a"])}}, [policy]), policies=REGISTRY)
+    assert (finding.severity, finding.path) == ("error", "$.policies[0].handler.module")
+    assert finding.fix == 'Did you mean "$import(@zuplo/runtime)"?'
+
+
+def test_policies_that_are_no_list_are_said_once(tmp_path):
+    policies = {"a": own("a", {"key": "$env(KEY)"})}
+    _, [finding] = load(write(tmp_path, {"/a": {"get": operation(["a"])}}, policies), policies=REGISTRY)
+    assert finding.message == '"policies" has to be a list, not an object.'
+
+
 def test_a_project_without_a_route_is_said_once_and_not_again_for_each_policy(tmp_path):
     _, findings = load(write(tmp_path, {}, [own("a"), own("b")]), policies=REGISTRY)
     assert [finding.message for finding in findings] == [

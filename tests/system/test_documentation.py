@@ -22,6 +22,7 @@ from metergate.engine import Backends, denials
 from metergate.entitlements import backoff, checks, snapshot
 from metergate.entitlements.decision import REASONS
 from metergate.gateway import ending
+from metergate.gateway.environment import misspelt
 from metergate.gateway.health import LATE_SECONDS, Health
 from metergate.gateway.metrics.samples import FAMILIES
 from metergate.gateway.project import load_project
@@ -204,6 +205,10 @@ def test_the_table_of_variables_is_that_of_the_code():
     sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
     read = set(re.findall(r'"(METERGATE_[A-Z_]+)"', sources)) - INTERNAL
     assert {code(row[0])[0] for row in rows("variable")} == read
+
+
+def test_no_documented_variable_is_taken_for_a_slip():
+    assert list(misspelt({code(row[0])[0]: "x" for row in rows("variable")})) == []
 
 
 def test_the_table_of_options_is_that_of_the_code():

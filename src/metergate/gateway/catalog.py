@@ -88,13 +88,14 @@ class Catalog:
 
     def read(self, document: Document) -> None:
         """Take over every policy of ``config/policies.json``."""
-        self._unreadable = document.broken
-        written = document.value.get("policies")
+        written = document.value.get("policies", [])
+        self._unreadable = document.broken or not isinstance(written, list)
         allowed: list[str] = []
         for index, each in enumerate(written if isinstance(written, list) else ()):
             path = child("$.policies", index)
             allowed += (f"{path}.handler.options", f"{path}.options")
             self._read_policy(each, path, document.name)
+        allowed += () if isinstance(written, list) else ("$.policies",)
         value = {key: each for key, each in document.value.items() if key != "corsPolicies"}
         found = misplaced(value, allowed=allowed)
         self._workshop.findings += (replace(finding, file=document.name) for finding in found)
@@ -195,7 +196,6 @@ class Catalog:
         """A policy of the project's own code."""
         from metergate.gateway.policies import customcode
 
-        self._doubt_type(definition)
         document = definition.document
         handler = f"{definition.path}.handler" if document.shape == "A" else definition.path
         report = self._workshop.reporter(POLICIES, handler, document.name)
@@ -210,6 +210,7 @@ class Catalog:
                 )
             )
             return None
+        self._doubt_type(definition)
         make = customcode.outbound if _goes_out(document.policy_type, function) else customcode.inbound
         policy = make(function, options, document.name)
         return (

@@ -71,7 +71,9 @@ def read_policies_document(directory: Path) -> tuple[Document, list[Finding]]:
     fields = Fields(document.value)
     if not isinstance(document.value.get("policies", []), list):
         found = kind(document.value["policies"])
-        fields.refuse("policies", f'"policies" has to be a list, not {found}.', 'Write "policies": [].')
+        fields.refuse(
+            "policies", f'"policies" has to be a list, not {found}.', 'Write "policies": [{"name": …}, …].'
+        )
     fields.name_unknown(("policies", "corsPolicies", "$schema"), "key")
     return document, findings + [replace(finding, file=POLICIES) for finding in fields.findings]
 

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +23,8 @@ from metergate.gateway.origins import FILE
 from metergate.gateway.origins import TEMPLATE as _TEMPLATE
 from metergate.policy.fields import Unset, child
 
+_OURS = "METERGATE_"
+_READ = ("METERGATE_OPENMETER_URL", "METERGATE_SPOOL", "METERGATE_OPENMETER_TOKEN")
 _ANY_ENV = re.compile(r"\$env\b[^\s\"'/]*", re.IGNORECASE)
 _PROSE = frozenset({"description", "summary", "title", "example", "examples", "default", "enum"})
 _RIGHT = "Write $env(NAME), NAME being letters, digits and _."
@@ -101,6 +104,21 @@ def _line(original: Original) -> int:
     """Where it stands; what was parsed begins with the empty lines before it."""
     text = original.string
     return original.line + text[: len(text) - len(text.lstrip())].count("\n")
+
+
+def misspelt(variables: Mapping[str, str]) -> Iterator[tuple[str, Finding]]:
+    """Each variable that looks like one of ours and is none, with a warning (``$``): what it was to say has no effect."""
+    known = {name.removeprefix(_OURS): name for name in _READ}
+    for name in variables:
+        rest = name.removeprefix(_OURS)
+        if name in _READ or rest == name:
+            continue
+        meant = [each for each in known if each.endswith(f"_{rest}")] + get_close_matches(
+            rest, known, cutoff=0.7
+        )
+        if meant:
+            fix = f"Did you mean {known[meant[0]]}?"
+            yield name, warning("$", "Nothing reads this variable, so it has no effect here.", fix)
 
 
 def _cause(failure: OSError | UnicodeDecodeError) -> str:

@@ -90,7 +90,8 @@ class ProjectModules:
         found = _IMPORT(module)
         if found is None:
             message = f"{module} is not a module of the project."
-            report(error("$.module", message, 'Write "$import(./modules/name)" for modules/name.py.'))
+            own = 'Write "$import(./modules/name)" for modules/name.py.'
+            report(error("$.module", message, nearest(module, [BUILTIN_MODULE]) or own))
             return None
         path = found[1].removesuffix(".py")
         parts = path.split("/")
