@@ -106,16 +106,11 @@ class Entitlements:
         self._refreshes = self._deferred = self._used_up = 0
 
     def __repr__(self) -> str:
-        flights = self._flights
-        return (
-            f"<Entitlements snapshots={len(self._snapshots)} in_flight={flights.in_flight} "
-            f"queued={flights.queued}>"
-        )
+        size, reads = len(self._snapshots), self._flights
+        return f"<Entitlements snapshots={size} in_flight={reads.in_flight} queued={reads.queued}>"
 
     def allow_reads(self, max_reads_per_second: float) -> None:
-        """A policy uses this: of the budgets of all that do the highest counts, in the place of the
-        constructor's.
-        """
+        """A policy uses this: of the budgets of all that do the highest counts, not that of the constructor."""
         self._flights.budget.allow(max_reads_per_second)
 
     @property
@@ -257,6 +252,8 @@ class Entitlements:
         if flight is None:
             self._refreshes += 1
             self._seek(subject, snapshot, features, check, now)
+        elif not granted:
+            self._flights.hasten(flight)
         if not serves:
             return self._defer(subject, snapshot, features, check, now)
         decision = decide(snapshot, features, check, now=now)
