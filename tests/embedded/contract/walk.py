@@ -252,3 +252,15 @@ def version_3(contract: Any, event: Any) -> None:
     contract.good("POST", f"{base}/entitlement-access/query", asked)
     contract.bad(400, "POST", f"{base}/entitlement-access/query", {})
     contract.good("DELETE", f"{base}/meters/{identifier}")
+
+
+def portal(contract: Any) -> None:
+    """Tokens of the consumer portal, and what they open."""
+    body = {"subject": "acme", "allowedMeterSlugs": ["tokens"]}
+    token = contract.good("POST", "/api/v1/portal/tokens", body)["token"]
+    contract.bad(400, "POST", "/api/v1/portal/tokens", {})
+    headers = {"Authorization": f"Bearer {token}"}
+    contract.good("GET", "/api/v1/portal/meters/tokens/query?windowSize=DAY", headers=headers)
+    contract.bad(401, "GET", "/api/v1/portal/meters/tokens/query")
+    contract.bad(501, "GET", "/api/v1/portal/tokens")
+    contract.bad(501, "POST", "/api/v1/portal/tokens/invalidate", {"subject": "acme"})

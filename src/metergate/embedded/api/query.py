@@ -76,15 +76,16 @@ def routes(services: Services) -> list[Route]:
 
 
 async def _get(services: Services, request: Request) -> Response:
-    return await _answer(services, request, _read_parameters(request))
+    return await answer(services, request, read_parameters(request))
 
 
 async def _post(services: Services, request: Request) -> Response:
     body = await json_body(request, _read)
-    return await _answer(services, request, body)
+    return await answer(services, request, body)
 
 
-def _read_parameters(request: Request) -> QueryBody:
+def read_parameters(request: Request) -> QueryBody:
+    """The question of a GET."""
     window = choice(request, "windowSize", _WINDOWS)
     filters = {
         match[1]: [value]
@@ -121,7 +122,8 @@ def _read_advanced(request: Request) -> dict[str, Any] | None:
         raise parameter_error(name, f"it must be a JSON object: {exception}") from exception
 
 
-async def _answer(services: Services, request: Request, body: QueryBody) -> Response:
+async def answer(services: Services, request: Request, body: QueryBody) -> Response:
+    """What the meter of the path has to say, in JSON or CSV."""
     meter = find_meter(services, request)
     question = await _question(services, meter, body)
     if findings := query_findings(meter, question):
@@ -189,7 +191,7 @@ def _result(body: QueryBody, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _describe(row: Row) -> dict[str, Any]:
-    answer: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "value": _go_number(row.value),
         "windowStart": format_rfc3339(row.start),
         "windowEnd": format_rfc3339(row.end),
@@ -197,8 +199,8 @@ def _describe(row: Row) -> dict[str, Any]:
         "groupBy": row.group_by,
     }
     if row.customer is not None:
-        answer["customerId"] = row.customer
-    return answer
+        shown["customerId"] = row.customer
+    return shown
 
 
 def _go_number(value: float) -> float | int:

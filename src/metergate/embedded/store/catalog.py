@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from metergate.embedded.store import customers, entitlements, features, grants
+from metergate.embedded.store import customers, entitlements, features, grants, portal
 from metergate.embedded.store.balances import Balances
 from metergate.embedded.store.customers import CustomerStore
 from metergate.embedded.store.database import Database
@@ -13,9 +13,10 @@ from metergate.embedded.store.features import FeatureStore
 from metergate.embedded.store.grants import GrantStore
 from metergate.embedded.store.history import Histories
 from metergate.embedded.store.meters import MeterStore
+from metergate.embedded.store.portal import PortalSecret
 from metergate.embedded.store.rollups import Rollups
 
-SCHEMA = [*customers.SCHEMA, *features.SCHEMA, *entitlements.SCHEMA, *grants.SCHEMA]
+SCHEMA = [*customers.SCHEMA, *features.SCHEMA, *entitlements.SCHEMA, *grants.SCHEMA, *portal.SCHEMA]
 
 
 class Catalog:
@@ -25,6 +26,7 @@ class Catalog:
         changes = asyncio.Lock()
         self.customers = CustomerStore(database, changes)
         self.features = FeatureStore(database, meters, changes)
+        self.portal = PortalSecret(database)
         self.grants = GrantStore(database, changes)
         self.entitlements = EntitlementStore(database, self.customers, self.features, self.grants, changes)
         self.balances = Balances(database, meters, self.customers, self.features, self.entitlements, rollups)
