@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 from granian.constants import Interfaces
@@ -31,6 +32,7 @@ from metergate.embedded.store.database import Database
 from metergate.embedded.store.events import EventStore
 from metergate.embedded.store.listing import EventList
 from metergate.embedded.store.meters import MeterStore
+from metergate.embedded.store.retention import Retention
 from metergate.embedded.store.usage import MeterUsage
 from metergate.errors import ConfigurationError
 
@@ -51,12 +53,14 @@ def create_app(
     config: Path | Configuration | None = None,
     token: str | None = None,
     clock: Clock = system_clock,
+    retention: timedelta | None = None,
 ) -> Application:
     """The ASGI application over the data folder, which it opens at once.
 
     Await its ``startup()`` before the first request (it makes what ``config`` asks for) and ``shutdown()``
     after the last; servers with lifespan support do both. With ``token`` every request needs ``Authorization:
-    Bearer <token>``. Raises ConfigurationError for a folder or a configuration that cannot be used.
+    Bearer <token>``, with ``retention`` events that are older are deleted. Raises ConfigurationError for a folder
+    or a configuration that cannot be used.
     """
     configuration = _configuration(config)
     database = Database.open(data, [statement for module in TABLES for statement in module.SCHEMA])
@@ -79,6 +83,9 @@ def create_app(
     async def startup() -> None:
         await apply(configuration, services)
         background.add(asyncio.create_task(event_store.keep_keys()))
+        if retention is not None:
+            forgetting = Retention(database, event_store, retention, clock)
+            background.add(asyncio.create_task(forgetting.run()))
 
     async def shutdown() -> None:
         for task in background:
@@ -129,6 +136,7 @@ def serve(
     config: Path | None = None,
     token: str | None = None,
     clock: Clock = system_clock,
+    retention: timedelta | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; then let requests in flight end, and close the folder, within 5 seconds.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from metergate.embedded.api import (
     access,
+    administration,
     customers,
     debug,
     entitlements,
@@ -41,5 +42,6 @@ MODULES = (
     query_v3,
     access_v3,
     debug,
+    administration,
     unserved,
 )

@@ -118,6 +118,7 @@ class Database:
         self._local = threading.local()
         self._writes = self._commits = self._rolled_back = self._refused = self._reopened = 0
         self._closed = False
+        self._holds = 0
         self._writer = threading.Thread(target=self._write_forever, name="metergate-write", daemon=True)
         self._writer.start()
 
@@ -209,6 +210,24 @@ class Database:
         if appender is None:
             appender = self._appenders[table] = self._cursor.appender(table)
         return appender
+
+    async def hold(self) -> dict[str, int]:
+        """The files of the database and how many of their first bytes hold all that was acknowledged before.
+
+        Until ``release`` these bytes do not change: what comes later is written behind them.
+        """
+        return await self.between(self._hold)
+
+    def release(self) -> None:
+        """The files may change again."""
+        with self._gate:
+            self._holds -= 1
+
+    def _hold(self) -> dict[str, int]:
+        with self._gate:
+            self._holds += 1
+        files = [self.folder / name for name in (FILE, LOG)]
+        return {file.name: file.stat().st_size for file in files if file.exists()}
 
     def _read(self, function: Callable[[Cursor], T]) -> T:
         with self._gate:
@@ -325,7 +344,9 @@ class Database:
             log.error("nothing can be stored: %s", error, extra={"folder": str(self.folder)})
 
     def _fold(self, at_least: int) -> None:
-        """Fold the log into the file if it has at least so many bytes and there is space for it."""
+        """Fold the log into the file if it has at least so many bytes, there is space for it, and nobody copies it."""
+        if self._holds:
+            return
         try:
             length = (self.folder / LOG).stat().st_size
             if length < at_least or shutil.disk_usage(self.folder).free < 2 * length:
