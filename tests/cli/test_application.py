@@ -36,6 +36,20 @@ def test_a_wrong_option_is_refused_with_status_2(arguments):
     assert "Traceback" not in done.output
 
 
+@pytest.mark.parametrize(
+    "command", [("run",), ("check",), ("deadletters", "list"), ("deadletters", "redrive")]
+)
+def test_a_project_that_is_named_without_its_option_is_answered_with_the_option(
+    command, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shop").mkdir()
+    done = CliRunner().invoke(application, [*command, "shop"])
+    assert done.exit_code == 2
+    assert "A folder is named by an option: --project shop" in done.output
+    assert "unexpected extra argument" in CliRunner().invoke(application, [*command, "nowhere"]).output
+
+
 @pytest.mark.parametrize("command", ["run", "openmeter", "check", "keys", "deadletters", "demo"])
 def test_every_command_is_listed_and_explains_itself(command):
     assert command in CliRunner().invoke(application, ["--help"]).output

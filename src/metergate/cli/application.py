@@ -11,6 +11,7 @@ import typer
 from metergate.cli import check, deadletters, demo, keys, openmeter
 from metergate.cli import run as run_command
 from metergate.cli.extras import advice
+from metergate.cli.options import OnProject
 from metergate.errors import ConfigurationError, MetergateError
 
 application = typer.Typer(
@@ -20,9 +21,9 @@ application = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-application.command("run")(run_command.run)
+application.command("run", cls=OnProject)(run_command.run)
 application.command("openmeter")(openmeter.openmeter)
-application.command("check")(check.check)
+application.command("check", cls=OnProject)(check.check)
 application.add_typer(keys.application, name="keys")
 application.add_typer(deadletters.application, name="deadletters")
 application.command("demo")(demo.demo)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from metergate.cli.options import AsJson, Project
+from metergate.cli.options import AsJson, OnProject, Project
 from metergate.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _nothing(spool: Path) -> str:
     )
 
 
-@application.command("list")
+@application.command("list", cls=OnProject)
 def list_letters(project: Project = Path(), as_json: AsJson = False) -> None:
     """The refused events of a project, oldest first, with OpenMeter's answer."""
     from metergate.delivery.dead_letters import dead_letters
@@ -73,7 +73,7 @@ def _row(folder: Folder, letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-@application.command()
+@application.command(cls=OnProject)
 def redrive(project: Project = Path()) -> None:
     """Put the refused events back into the spool, ids unchanged. A running gateway sends them within seconds."""
     from metergate.delivery.dead_letters import dead_letters
