@@ -2,7 +2,7 @@
 
 from metergate.delivery.dead_letters import DeadLetter, dead_letters, redrive
 from metergate.delivery.delivery import Delivery, Durability
-from metergate.delivery.destination import Destination, Folder, folders, left_behind, name_heir
+from metergate.delivery.destination import Destination, Folder, describe, folders, left_behind, name_heir
 from metergate.delivery.sent import sent_events
 from metergate.delivery.statistics import DeliveryStatistics
 
@@ -14,6 +14,7 @@ __all__ = [
     "Durability",
     "Folder",
     "dead_letters",
+    "describe",
     "folders",
     "left_behind",
     "name_heir",

@@ -25,7 +25,7 @@ from metergate.delivery.sent import SentOptions
 from metergate.delivery.spool import SpoolOptions
 from metergate.delivery.statistics import DeliveryStatistics
 from metergate.delivery.store import DiskStore, MemoryStore, Store
-from metergate.delivery.unsent import unsent_events, unsent_writers
+from metergate.delivery.unsent import are_settled, unsent_ends, unsent_events, unsent_writers
 from metergate.delivery.wake import Wake
 from metergate.errors import UsageError
 from metergate.openmeter.ingest import IngestClient
@@ -206,6 +206,11 @@ class Delivery:
         """
         return self._life.store.writer
 
+    @property
+    def keeps_on_disk(self) -> bool:
+        """Whether recorded events are in files until they are settled."""
+        return self._folder is not None
+
     def unsent_writers(self) -> frozenset[str]:
         """All other writers of this destination, alive or dead, that have events on disk which are not settled.
 
@@ -218,6 +223,17 @@ class Delivery:
         if self._folder is None:
             return frozenset()
         return unsent_writers(self._folder).difference((self.writer or "",))
+
+    def mark_unsent(self) -> Callable[[], bool]:
+        """A question: are all events settled that are on disk now and are not, whoever recorded them?
+
+        For about once a second. Always yes for ``memory``.
+
+        Raises:
+            OSError: the spool cannot be read; of the question, too.
+        """
+        ends = {} if self._folder is None else unsent_ends(self._folder)
+        return lambda: are_settled(ends)
 
     def unsent_events(self) -> Iterator[bytes]:
         """Each event of this destination on disk that is not settled, of all writers, as the bytes that will be sent.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from metergate.delivery.batch import is_sound
@@ -29,6 +29,25 @@ def unsent_writers(folder: Path) -> frozenset[str]:
             if writer not in unsent and _has_unsent(path):
                 unsent.add(writer)
     return frozenset(unsent)
+
+
+def unsent_ends(folder: Path) -> Mapping[Path, int]:
+    """The segments in ``folder`` that hold events which are not settled, each with where its last whole line ends.
+
+    Raises:
+        OSError: the folder or a segment cannot be read.
+    """
+    ends = ((path, _end(path)) for path in _segment_paths(folder) if _has_unsent(path))
+    return {path: end for path, end in ends if end is not None}
+
+
+def are_settled(ends: Mapping[Path, int]) -> bool:
+    """Whether all events are settled that `unsent_ends` found.
+
+    Raises:
+        OSError: a cursor cannot be read.
+    """
+    return all(_settled(path) >= end or not path.exists() for path, end in ends.items())
 
 
 def unsent_events(folder: Path) -> Iterator[bytes]:
@@ -65,6 +84,14 @@ def _has_unsent(path: Path) -> bool:
         return size > settled and end_of_lines(fd, size) > settled
     finally:
         os.close(fd)
+
+
+def _end(path: Path) -> int | None:
+    try:
+        with path.open("rb") as file:
+            return end_of_lines(file.fileno(), os.fstat(file.fileno()).st_size)
+    except FileNotFoundError:
+        return None
 
 
 def _unsent_lines(path: Path) -> Iterator[bytes]:

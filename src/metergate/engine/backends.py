@@ -7,11 +7,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, MutableSequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metergate.delivery import Delivery, DeliveryStatistics, left_behind
+from metergate.delivery import Delivery, DeliveryStatistics, describe, left_behind
+from metergate.engine.counting import Counting
 from metergate.entitlements import Entitlements, EntitlementStatistics
 from metergate.entitlements.usage.local import LocalUsage
 from metergate.openmeter.access import AccessClient
@@ -28,6 +29,14 @@ class BackendsStatistics:
     dropped: Mapping[str, int]
     deliveries: Mapping[str, DeliveryStatistics]
     entitlements: Mapping[str, EntitlementStatistics]
+
+
+@dataclass(slots=True)
+class _Checked:
+    """What the policies of one OpenMeter check."""
+
+    features: set[str] = field(default_factory=set)
+    visibility: float = 0.0
 
 
 class Backends:
@@ -51,6 +60,9 @@ class Backends:
         self._entitlements: dict[tuple[str, str], Entitlements] = {}
         self.locals: dict[tuple[str, str], LocalUsage] = {}
         """The local count for each URL and key; filled by `start`."""
+        self._sources: dict[tuple[str, str], AccessClient] = {}
+        self._checked: dict[tuple[str, str], _Checked] = {}
+        self._countings: list[Counting] = []
 
     def delivery(self, policy: Policy) -> Delivery:
         """The delivery for that policy's destination and options; one for all policies that agree in them."""
@@ -77,14 +89,18 @@ class Backends:
         wanted = (policy.api_url, policy.api_key.reveal())
         most_reads = policy.entitlement_check.max_reads_per_second
         if wanted not in self._entitlements:
+            self._sources[wanted] = AccessClient(*wanted)
             self._entitlements[wanted] = Entitlements(
-                AccessClient(*wanted),
+                self._sources[wanted],
                 max_reads_per_second=most_reads,
                 workers=self._workers,
                 clock=self._clock,
             )
         if policy.required_entitlements:
             self._entitlements[wanted].allow_reads(most_reads)
+            checked = self._checked.setdefault(wanted, _Checked())
+            checked.features.update(policy.required_entitlements)
+            checked.visibility = max(checked.visibility, policy.entitlement_check.visibility_seconds)
         return self._entitlements[wanted]
 
     @property
@@ -103,12 +119,29 @@ class Backends:
         ``counts`` gives the numbers of a destination, named as in `statistics`, for `Delivery.start`.
         """
         self._started = True
+        self._begin_to_count()
         for name, delivery in _by_host(
             (key[0], delivery) for key, delivery in self._deliveries.items()
         ).items():
             delivery.start(None if counts is None else counts(name))
         if self.spool is not None:
             self._name_what_is_left(self.spool)
+
+    def _begin_to_count(self) -> None:
+        for wanted, checked in self._checked.items():
+            spool = self.spool
+            source = self._sources[wanted]
+            counting = Counting(
+                None if spool is None else spool.absolute() / describe(*wanted).folder_name / "usage",
+                [delivery for key, delivery in self._deliveries.items() if key[:2] == wanted],
+                source,
+                checked.features,
+                visibility=checked.visibility,
+                clock=self._clock,
+            )
+            self._countings.append(counting)
+            self.locals[wanted] = counting.local
+            self._entitlements[wanted].count_by(counting.counted)
 
     def _name_what_is_left(self, spool: Path) -> None:
         """Another configuration may have left events here that none of these deliveries looks for."""
@@ -130,6 +163,8 @@ class Backends:
         """Ask OpenMeter no more. What is recorded is sent by `drain`."""
         for entitlements in self._entitlements.values():
             await entitlements.close()
+        for counting in self._countings:
+            counting.close()
 
     def drain(self, timeout: float) -> None:
         """Send what is recorded, for at most ``timeout`` seconds in all; what is left stays in the spool. Blocks.

@@ -155,8 +155,8 @@ class Flights:
             self._wait_in_line(flight)
             self._depart()
             flight.deferred = flight.began is None or flight.together
-        elif flight.began is None:
-            flight.alone = flight.alone or alone
+        else:
+            flight.alone = flight.alone or (alone and flight.began is None)
             self._hasten(flight, urgency)
         return flight
 
@@ -205,7 +205,7 @@ class Flights:
             self._end(dropped)
 
     def _hasten(self, flight: Flight, urgency: Urgency) -> None:
-        if flight.began is None and urgency < flight.urgency:
+        if urgency < flight.urgency:
             self._move(flight, urgency)
 
     def _move(self, flight: Flight, urgency: Urgency) -> None:
@@ -355,7 +355,7 @@ class Flights:
             if flight.together and flight.snapshot is None and not task.cancelled():
                 flight.began, flight.together = None, False
                 if flight.alone:
-                    flight.urgency = Urgency.LIMIT
+                    flight.urgency = min(flight.urgency, Urgency.LIMIT)
                 self._wait_in_line(flight)
             else:
                 self._end(flight)

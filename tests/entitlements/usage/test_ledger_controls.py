@@ -62,12 +62,12 @@ class HeirThatDoesNotWait(Ledger):
 
 
 class DeadTendedTooEarly(Ledger):
-    def tend_the_dead(self, left_behind):
-        super().tend_the_dead(lambda: False)
+    def tend_the_dead(self, mark_unsent):
+        super().tend_the_dead(lambda: lambda: True)
 
 
 class DeadNeverTended(Ledger):
-    def tend_the_dead(self, left_behind):
+    def tend_the_dead(self, mark_unsent):
         pass
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +44,8 @@ class Process:
     """A worker: its ledger, what it wrote, the requests it let in, its answer of OpenMeter and one on its way."""
 
     ledger: Ledger
-    written: list[Event] = field(default_factory=list)
+    written: list[Event]
+    inherited_is_settled: Callable[[], bool]
     in_flight: list[int] = field(default_factory=list)
     asking: float | None = None
     """The base of the question on its way."""
@@ -66,7 +68,8 @@ class Host(RuleBasedStateMachine):
         self.period_began = 0.0
         self.events: list[Event] = []
         self.left_behind: list[Event] = []
-        self.workers: list[Process | None] = [self.start(), None]
+        self.workers: list[Process | None] = [None, None]
+        self.workers[0] = self.start()
 
     def teardown(self):
         for worker in self.workers:
@@ -78,7 +81,8 @@ class Host(RuleBasedStateMachine):
         written: list[Event] = []
         watermark = self.watermark(lambda: [(len(written), _settled(written))])
         folder = Folder(self.folder, most_places=16)
-        return Process(self.ledger(folder, watermark, lambda: self.now, visibility=VISIBILITY), written)
+        ledger = self.ledger(folder, watermark, lambda: self.now, visibility=VISIBILITY)
+        return Process(ledger, written, self.mark_unsent())
 
     # --- the world
 
@@ -88,7 +92,7 @@ class Host(RuleBasedStateMachine):
         for _ in range(4 if watched else 1):
             self.now += seconds / (4 if watched else 1)
             for worker in self.alive() if watched else ():
-                worker.ledger.tend(left_behind=bool(self.unsent_of_the_dead()))
+                worker.ledger.tend(left_behind=not worker.inherited_is_settled())
 
     @rule(number=st.sampled_from([1, 3, 50]), delay=st.sampled_from([0.0, VISIBILITY]))
     def openmeter_acknowledges(self, number, delay):
@@ -121,7 +125,7 @@ class Host(RuleBasedStateMachine):
     @rule()
     def the_dead_are_tended(self):
         for worker in self.alive():
-            worker.ledger.tend_the_dead(lambda: bool(self.unsent_of_the_dead()))
+            worker.ledger.tend_the_dead(self.mark_unsent)
 
     # --- what a worker does
 
@@ -217,8 +221,10 @@ class Host(RuleBasedStateMachine):
     def base(self, worker):
         return worker.ledger.base(self.place(worker), worker.ledger.seen())
 
-    def unsent_of_the_dead(self):
-        return [event for event in self.left_behind if event.acknowledged_at is None]
+    def mark_unsent(self):
+        written = (*self.left_behind, *(event for worker in self.alive() for event in worker.written))
+        unsent = [event for event in written if event.acknowledged_at is None]
+        return lambda: all(event.acknowledged_at is not None for event in unsent)
 
     def balance(self):
         seen = (event.cost for event in self.in_period() if event.visible_at <= self.now)

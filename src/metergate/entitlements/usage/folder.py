@@ -14,7 +14,7 @@ import contextlib
 import fcntl
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from metergate.entitlements.usage import column, places
@@ -30,17 +30,26 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 class Folder:
     """The table and the columns of one OpenMeter on this host."""
 
-    def __init__(self, path: Path | None, *, most_places: int = MOST_PLACES) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        begin: Callable[[Folder], None] = lambda _: None,
+        *,
+        most_places: int = MOST_PLACES,
+    ) -> None:
         """Makes or opens the files. Raises OSError where the folder cannot be written.
 
         Args:
-            path: on a local file system; nothing else may be in it.
+            path: on a local file system.
+            begin: called with this at the end, before anybody else can open it: for what has to be counted in a
+                new one. If the process dies in it, the folder is new to the next.
             most_places: a power of two, the same for all who open the folder.
         """
         self.path = path
         self._most = most_places
         self._files: list[int] = []
         self._lock_file = -1
+        self._depth = 0
         self.is_new = True
         """Whether nothing was counted in it before."""
         if path is None:
@@ -49,6 +58,7 @@ class Folder:
             self.own = 0
             self.places = Places(words.cast("Q"), most_places, contextlib.nullcontext)
             self.places.columns = 1
+            begin(self)
             return
         path.mkdir(parents=True, exist_ok=True)
         self._lock_file = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -58,7 +68,9 @@ class Folder:
             self.places = Places(table.cast("Q"), most_places, self._locked)
             self.columns = []
             self.own = self._take_column(path)
-        self.refresh()
+            begin(self)
+            if self.is_new:
+                (path / "boot").write_text(_boot(most_places), encoding="ascii")
 
     def refresh(self) -> None:
         """Map the columns of processes that started since."""
@@ -110,11 +122,15 @@ class Folder:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        fcntl.flock(self._lock_file, fcntl.LOCK_EX)
+        self._depth += 1
+        if self._depth == 1:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+            self._depth -= 1
+            if not self._depth:
+                fcntl.flock(self._lock_file, fcntl.LOCK_UN)
 
 
 def _try_lock(file: int) -> bool:
@@ -128,13 +144,15 @@ def _try_lock(file: int) -> bool:
 def _forget_other_boots(path: Path, most: int) -> bool:
     """Remove what was counted before the machine started; whether there is nothing now. The folder's lock is held."""
     boot = path / "boot"
-    now = f"{_BOOT.read_text(encoding='ascii').strip()} layout {LAYOUT}, {most} places"
-    if boot.exists() and boot.read_text(encoding="ascii", errors="replace") == now:
+    if boot.exists() and boot.read_text(encoding="ascii", errors="replace") == _boot(most):
         return False
     for old in (path / TABLE, *path.glob("column-*")):
         old.unlink(missing_ok=True)
-    boot.write_text(now, encoding="ascii")
     return True
+
+
+def _boot(most: int) -> str:
+    return f"{_BOOT.read_text(encoding='ascii').strip()} layout {LAYOUT}, {most} places"
 
 
 def can_share() -> bool:

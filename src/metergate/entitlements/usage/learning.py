@@ -40,17 +40,8 @@ class Learning:
         self._source = source
         self._clock = clock
         self._path = path
-        self._next = float("-inf")
+        self._next = self._retry_at = float("-inf")
         self._task: asyncio.Task[None] | None = None
-
-    def recall(self) -> None:
-        """Take what an earlier process has learnt."""
-        try:
-            known = None if self._path is None else self._path.read_bytes()
-            if known is not None:
-                self.local.learn(msgspec.json.decode(known, type=Catalog))
-        except (OSError, msgspec.DecodeError):
-            return  # it is only there to save a read
 
     async def ready(self) -> None:
         """Wait until it is learnt how events count, where that was never learnt and may be asked now."""
@@ -62,8 +53,6 @@ class Learning:
             self._task.add_done_callback(self._end)
         if self._task is not None and not self.local.knows:
             await asyncio.wait((self._task,))
-
-    _retry_at = float("-inf")
 
     async def _learn(self) -> None:
         try:
@@ -93,3 +82,12 @@ class Learning:
         """Give up what is under way."""
         if self._task is not None:
             self._task.cancel()
+
+
+def recall(path: Path | None, local: LocalUsage) -> None:
+    """Teach a local count what an earlier process has learnt and kept in this file."""
+    try:
+        if path is not None:
+            local.learn(msgspec.json.decode(path.read_bytes(), type=Catalog))
+    except (OSError, msgspec.DecodeError):
+        return  # it is only there to save a read

@@ -58,6 +58,7 @@ class Ledger:
         self._seen = NEVER
         self._spent_at = clock()
         self._inherits = True
+        self._left_behind: dict[int, Callable[[], bool]] = {}
         self._fence = threading.Lock()
 
     # --- recording
@@ -179,16 +180,20 @@ class Ledger:
         self._seen = self._own.seen(now - self.visibility)
         return self._seen <= self._spent_at
 
-    def tend_the_dead(self, left_behind: Callable[[], bool]) -> None:
+    def tend_the_dead(self, mark_unsent: Callable[[], Callable[[], bool]]) -> None:
         """The same for columns whose process is dead and that nobody took over; every second or so.
 
-        ``left_behind`` is called when it is sure that such a process is dead.
+        ``mark_unsent`` asks whether all is settled that is unsent at the time of the call, now and when the
+        question is repeated. It is called when it is sure that such a process is dead.
         """
-        for number, column in enumerate(self.folder.columns):
+        for number, column in enumerate(self._columns()):
             with self.folder.borrowed(number) as dead:
                 if not dead:
+                    self._left_behind.pop(number, None)
                     continue
                 column.drop_held(len(self.folder.places))
-                if not left_behind():
+                if number not in self._left_behind:
+                    self._left_behind[number] = mark_unsent()
+                if self._left_behind[number]():
                     now = self._clock()
                     column.publish(now, now, self._spacing)
