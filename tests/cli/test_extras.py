@@ -15,15 +15,16 @@ PACKAGES = {
     "dotenv": "python-dotenv",
     "jwt": "pyjwt",
     "prometheus_client": "prometheus-client",
-    "uvloop": "granian",
+    "uvloop": "granian[uvloop]",
     "yaml": "pyyaml",
-    "cryptography": "pyjwt",
+    "cryptography": "pyjwt[crypto]",
 }
 
 
 def names(extra: str) -> set[str]:
-    listed = PROJECT["optional-dependencies"][extra]
-    return {re.split(r"[\[><=]", requirement)[0].lower() for requirement in listed}
+    """With what they are asked for with (``pyjwt[crypto]``), and without."""
+    listed = [re.split(r"[><=]", each)[0].lower() for each in PROJECT["optional-dependencies"][extra]]
+    return {*listed, *(each.partition("[")[0] for each in listed)}
 
 
 @pytest.mark.parametrize("module", _EXTRAS)

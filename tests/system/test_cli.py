@@ -390,7 +390,7 @@ def test_what_is_not_installed_is_named_with_the_extra_that_brings_it(modules, a
 def test_the_gateway_s_commands_do_not_need_the_embedded_server_nor_it_theirs(project):
     embedded = ("duckdb", "starlette", "yaml")
     assert without(embedded, "check", "--project", str(project)).returncode == 0
-    gateway = ("prometheus_client", "jwt", "dotenv", "cryptography")
+    gateway = ("prometheus_client", "dotenv", "cryptography")
     done = without(gateway, "openmeter", "--data", "d", "--config", "none.yaml")
     assert "none.yaml: cannot be read" in done.stderr
 

@@ -7,7 +7,7 @@ _EXTRAS = {
     "dotenv": "gateway",
     "duckdb": "embedded",
     "granian": "all",
-    "jwt": "gateway",
+    "jwt": "all",
     "prometheus_client": "gateway",
     "rich": "all",
     "starlette": "embedded",
