@@ -170,6 +170,9 @@ FAMILIES: dict[str, Family] = {
     "EntitlementStatistics.evictions": Family(
         "metergate_entitlement_evictions", "counter", "Snapshots forgotten to make room."
     ),
+    "EntitlementStatistics.used_up": Family(
+        "metergate_entitlement_used_up", "counter", "Denials on the usage recorded here alone."
+    ),
     "EntitlementStatistics.failing": Family(
         "metergate_entitlement_failing", "highest", "1 while OpenMeter counts as failing."
     ),
