@@ -26,6 +26,15 @@ def openmeter(
             metavar="FILE", help="YAML: meters, and for trying out features, customers, entitlements."
         ),
     ] = None,
+    visibility_delay: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.0,
+            max=60.0,
+            help="For tests: store events so long after they are acknowledged, as OpenMeter does.",
+        ),
+    ] = 0.0,
     log_level: LogLevel = "info",
     log_format: LogFormat = "auto",
 ) -> None:
@@ -34,4 +43,5 @@ def openmeter(
     from metergate.gateway.logs import configure_logging
 
     configure_logging(log_level, log_format)
-    serve(data, host=host, port=port, config=config, token=os.environ.get(TOKEN_VARIABLE) or None)
+    token = os.environ.get(TOKEN_VARIABLE) or None
+    serve(data, host=host, port=port, config=config, token=token, visibility_delay=visibility_delay)

@@ -22,6 +22,7 @@ from metergate.embedded.api.meters import new_meter
 from metergate.embedded.api.modules import MODULES
 from metergate.embedded.config import Configuration, read_configuration
 from metergate.embedded.domain.moments import Clock, system_clock
+from metergate.embedded.lateness import LateEventStore
 from metergate.embedded.seed import seed
 from metergate.embedded.services import Services
 from metergate.embedded.store import catalog as catalog_tables
@@ -54,18 +55,21 @@ def create_app(
     token: str | None = None,
     clock: Clock = system_clock,
     retention: timedelta | None = None,
+    visibility_delay: float = 0.0,
 ) -> Application:
     """The ASGI application over the data folder, which it opens at once.
 
     Await its ``startup()`` before the first request (it makes what ``config`` asks for) and ``shutdown()``
     after the last; servers with lifespan support do both. With ``token`` every request needs ``Authorization:
-    Bearer <token>``, with ``retention`` events that are older are deleted. Raises ConfigurationError for a folder
-    or a configuration that cannot be used.
+    Bearer <token>``, with ``retention`` events that are older are deleted. ``visibility_delay`` is for tests: seconds
+    between acknowledging an event and storing it. Raises ConfigurationError for a folder or a configuration that
+    cannot be used.
     """
     configuration = _configuration(config)
     database = Database.open(data, [statement for module in TABLES for statement in module.SCHEMA])
     meter_store = MeterStore(database)
-    event_store = EventStore(database, clock)
+    late = LateEventStore(database, clock, visibility_delay) if visibility_delay > 0 else None
+    event_store = late or EventStore(database, clock)
     catalog = Catalog(database, meter_store, event_store.rollups)
     services = Services(
         database=database,
@@ -91,6 +95,8 @@ def create_app(
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        if late is not None:
+            await late.flush()
         await asyncio.to_thread(database.close)
 
     routes = [route for module in MODULES for route in module.routes(services)]
@@ -137,6 +143,7 @@ def serve(
     token: str | None = None,
     clock: Clock = system_clock,
     retention: timedelta | None = None,
+    visibility_delay: float = 0.0,
 ) -> None:
     """Serve until SIGTERM or SIGINT; then let requests in flight end, and close the folder, within 5 seconds.
 
@@ -144,7 +151,16 @@ def serve(
     """
     address = _find_address(host, port)
     configuration = _configuration(config)
-    app = create_app(data, config=configuration, token=token, clock=clock)
+    if visibility_delay > 0:
+        log.warning("events are stored %g s after they are acknowledged: for tests only", visibility_delay)
+    app = create_app(
+        data,
+        config=configuration,
+        token=token,
+        clock=clock,
+        retention=retention,
+        visibility_delay=visibility_delay,
+    )
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_live(app, address, port, lambda: _say_start(configuration, data, address, port)))
 

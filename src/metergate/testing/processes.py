@@ -241,10 +241,12 @@ def openmeter_server(
     *,
     port: int | None = None,
     env: Mapping[str, str | None] | None = None,
+    visibility_delay: float = 0.0,
 ) -> Server:
     """An embedded OpenMeter over the folder ``data``, not started yet.
 
     ``config`` is what ``--config`` takes: ``meters``, ``features``, ``customers``, ``entitlements``.
+    ``visibility_delay``: seconds after which it sees what it has acknowledged.
     """
     port = port or free_port()
     data.mkdir(parents=True, exist_ok=True)
@@ -253,6 +255,8 @@ def openmeter_server(
         file = data.with_name(f"{data.name}.config.yaml")
         file.write_bytes(msgspec.json.encode(config))  # JSON is YAML too
         command += ["--config", str(file)]
+    if visibility_delay:
+        command += ["--visibility-delay", str(visibility_delay)]
     return Server(
         command,
         url=f"http://{HOST}:{port}",
