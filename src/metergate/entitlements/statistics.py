@@ -15,10 +15,11 @@ class EntitlementStatistics:
     requests made, for those and everything else that is read. ``batches``: batch queries among them;
     ``confirmed``: snapshots that those renewed. ``failures``: reads and batch queries that failed, by
     ``outage``, ``misdirected``, ``blocked``, ``unauthorized``, ``throttled``, ``bug``. ``timeouts``: decisions
-    that had waited as long as they may. ``in_flight``: subjects being asked for now; ``queued``: those that wait until the budget has a read
-    for them; ``turned_away``: reads given up because too many waited. ``deferred``: decisions on an older
-    answer because the budget had no read at once. ``snapshots``: subjects known; ``evictions``: those forgotten
-    to make room. ``used_up``: denials on the usage recorded here alone. ``failing``: the latest read failed.
+    that had waited as long as they may. ``in_flight``: subjects being asked for now; ``queued``: those that wait
+    until the budget has a read for them; ``turned_away``: reads given up because too many waited.
+    ``deferred``: decisions on an older answer because the budget had no read at once. ``snapshots``: subjects
+    known; ``evictions``: those forgotten to make room. ``used_up``: denials on the usage recorded here alone.
+    ``failing``: the latest read failed.
     """
 
     decisions: Mapping[str, int]
