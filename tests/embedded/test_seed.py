@@ -76,6 +76,19 @@ def test_what_differs_is_reported_and_left_alone(openmeter, configure, caplog):
     ]
 
 
+def test_a_name_that_is_not_found_may_be_a_misspelt_one_of_the_file(configure):
+    with pytest.raises(ConfigurationError) as caught:
+        configure(
+            CONFIG.replace("featureKey: sso", "featureKey: ssso").replace(
+                "- customer: acme", "- customer: acmee"
+            )
+        )
+    assert [(finding.path, finding.message, finding.fix) for finding in caught.value.findings] == [
+        ("$.entitlements[0]", "customer not found: acmee", 'Did you mean "acme"?'),
+        ("$.entitlements[1]", "feature not found: ssso", 'Did you mean "sso"?'),
+    ]
+
+
 def test_everything_that_cannot_be_made_is_said_at_once_with_its_place(configure):
     with pytest.raises(ConfigurationError) as caught:
         configure(

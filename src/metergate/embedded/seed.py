@@ -29,7 +29,7 @@ from metergate.embedded.domain.customers import Customer, CustomerInput, make_cu
 from metergate.embedded.domain.entitlements import Entitlement, Refused, make_entitlement
 from metergate.embedded.domain.features import Feature, FeatureInput, make_feature
 from metergate.embedded.store.catalog import Catalog
-from metergate.errors import ConfigurationError, Finding, error
+from metergate.errors import ConfigurationError, Finding, error, nearest
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -59,6 +59,8 @@ async def seed(
         ConfigurationError: with everything that cannot be made, its path in the file first.
     """
     seeding = _Seeding(catalog, now)
+    seeding.known = [feature.key for feature in features]
+    seeding.known += [customer.key for customer in customers if customer.key]
     await seeding.all("features", features, seeding.feature)
     await seeding.all("customers", customers, seeding.customer)
     await seeding.all("entitlements", entitlements, seeding.entitlement)
@@ -71,6 +73,8 @@ class _Seeding:
     def __init__(self, catalog: Catalog, now: datetime) -> None:
         self._catalog = catalog
         self._now = now
+        self.known: list[str] = []
+        """The keys of the file, of which a name that is not found may be a misspelling."""
         self.findings: list[Finding] = []
         self.warnings: list[str] = []
 
@@ -80,8 +84,10 @@ class _Seeding:
             try:
                 await make(item)
             except Problem as problem:
-                path = f"$.{section}[{index}]"
-                self.findings.append(error(path, problem.detail.removeprefix(problem.prefix)))
+                message = problem.detail.removeprefix(problem.prefix)
+                _, missing, name = message.partition(" not found: ")
+                fix = nearest(name, [each for each in self.known if each != name]) if missing else ""
+                self.findings.append(error(f"$.{section}[{index}]", message, fix))
 
     async def feature(self, given: FeatureInput) -> None:
         store = self._catalog.features
