@@ -635,6 +635,22 @@ def test_a_batch_that_is_told_to_slow_down_slows_all_down(virtual):
     assert checks.statistics().failures["throttled"] == 1
 
 
+def test_who_comes_to_wait_while_a_batch_is_under_way_is_read_first_where_it_confirms_nothing(virtual):
+    async def scenario(now):
+        openmeter, checks = world(now)
+        await crowd_of_stale(checks, openmeter)
+        for number in range(50):
+            openmeter.balances[f"s{number}"] = 0.0
+        await until(lambda: openmeter.queries)
+        impatient = EntitlementCheck(ttl_seconds=5, max_stale_seconds=1, timeout_seconds=2)
+        decision = await checks.ask("s49", API, impatient)
+        return decision, [subject for _, subject in openmeter.reads if subject.startswith("s")]
+
+    decision, reads = virtual(scenario)
+    assert decision.reason == "exhausted"
+    assert reads.index("s49") < 10
+
+
 def test_a_feature_first_required_while_a_batch_is_under_way_is_not_taken_for_confirmed(virtual):
     async def scenario(now):
         openmeter, checks = world(now)
