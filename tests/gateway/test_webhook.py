@@ -12,7 +12,7 @@ from metergate.gateway.server import examine
 from metergate.gateway.webhook import MOST_BYTES, PAGE_PATH, VARIABLE, signing_key
 from metergate.openmeter.webhooks import Envelope
 from metergate.testing.entitled import EntitledServer, metered
-from metergate.testing.processes import HOST, gateway_server
+from metergate.testing.processes import HOST, ServerFailed, gateway_server
 from metergate.testing.projects import custom_policy, openmeter_policy, route, write_project
 
 SECRET = "whsec_" + "c2VjcmV0" * 4
@@ -275,6 +275,15 @@ def test_a_secret_of_the_wrong_form_is_refused_before_the_start_with_where_it_st
         f"error: {place}: {VARIABLE} is not right: a signing secret is whsec_ and 32 to 100 characters of base64, "
         "as OpenMeter shows it for the channel. Correct it, or leave it out for no webhook."
     )
+
+
+def test_a_gateway_does_not_start_with_a_secret_of_the_wrong_form_and_does_not_show_it(project):
+    server = gateway_server(project, env={VARIABLE: "hunter2"})
+    with pytest.raises(
+        ServerFailed, match=rf"status 2 (.|\n)*environment: {VARIABLE}: .* is not right"
+    ) as failed:
+        server.start()
+    assert "hunter2" not in str(failed.value)
 
 
 @pytest.mark.parametrize("secret", [SECRET, SECRET.removeprefix("whsec_"), "", " "])

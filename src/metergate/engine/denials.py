@@ -30,14 +30,21 @@ class Denial:
     retry_after: int | None = None
     decision: Decision | None = None
 
+    @property
+    def age(self) -> float | None:
+        """How many seconds ago OpenMeter was asked, to the millisecond; None where it was not."""
+        if self.decision is None or self.decision.age is None:
+            return None
+        return round(self.decision.age, 3)
+
     def members(self) -> dict[str, Any]:
         """What the problem that answers has of its own: ``detail``, ``reason``, and where OpenMeter was asked ``age``, the
         seconds since then, and ``features``: which failed and why. No balances: they are not for whoever may call.
         """
         members: dict[str, Any] = {"detail": self.detail, "reason": self.reason}
+        if self.age is not None:
+            members["age"] = self.age
         if self.decision is not None:
-            if self.decision.age is not None:
-                members["age"] = round(self.decision.age, 3)
             members["features"] = [
                 {"feature": failure.feature, "reason": failure.reason} for failure in self.decision.failures
             ]
@@ -108,7 +115,7 @@ class DenialLog:
                 "subject": subject,
                 "route": route,
                 "reason": denial.reason,
-                "age": denial.decision.age if denial.decision is not None else None,
+                "age": denial.age,
                 "failures": _failures(denial),
             },
         )
