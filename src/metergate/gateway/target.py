@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from urllib.parse import quote
 
+# Nearly every path is one, and a set of characters is looked through four times as fast as alternatives.
+_clear = re.compile(r"/[A-Za-z0-9/._~:@!$&'()*+,;=\[\]-]*").fullmatch
 _suspicious = re.compile(r"/\.|%2[eE]|\\|[^\x21-\x7e]|[<>\"{}|^`#?]|%(?![0-9a-fA-F]{2})").search
 _unsafe = re.compile(r"%(?![0-9a-fA-F]{2})|[^A-Za-z0-9:@!$&'()*+,;=\-._~%\[\]]+")
 _encoded_dot = re.compile(r"%2e", re.IGNORECASE)
@@ -21,6 +23,8 @@ def resolve_path(raw: str) -> str | None:
     ``raw`` is the path's bytes, each as the character of its number. ``%2F`` stays as it is: an encoded slash is data of
     its segment. Repeated slashes stay too.
     """
+    if _clear(raw) and "/." not in raw:
+        return raw
     if not raw.startswith("/"):
         return None
     if not _suspicious(raw):
