@@ -1,0 +1,131 @@
+"""How well a limit holds: the real gateway, an OpenMeter that sees events late, clients that do not stop asking.
+
+What counts is not time but requests: those let in beyond the quota, and those denied although units were left when
+OpenMeter had caught up with everything. The peers are this same gateway without its local count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metergate.testing.load import LoadReport, load
+from metergate.testing.processes import Server, gateway_server, openmeter_server
+from metergate.testing.projects import api_key_policy, create_key, openmeter_policy, route, write_project
+
+METERS = [{"slug": "calls", "eventType": "call", "aggregation": "COUNT"}]
+FEATURES = [{"key": "calls", "name": "Calls", "meterSlug": "calls"}]
+HELLO = """async def default(request, context):
+    return "hello"
+"""
+ALLOWED, DENIED = 200, 403
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to keep a limit: options of ``entitlementCheck``, and whether what was let in is counted locally."""
+
+    name: str
+    check: Mapping[str, Any]
+    counted: bool
+
+
+WAYS = (
+    Way("a call per request", {"ttlSeconds": 0, "maxReadsPerSecond": 100_000}, counted=False),
+    Way("an answer kept for 5 s", {"ttlSeconds": 5, "maxReadsPerSecond": 100_000}, counted=False),
+    Way("with the local count", {}, counted=True),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a quota: ``let_in`` requests in all, ``left`` units that nobody got though they kept asking."""
+
+    quota: int
+    let_in: int
+    denied: int
+    failed: int
+    reads: int
+
+    @property
+    def beyond(self) -> int:
+        """Requests let in beyond the quota."""
+        return max(self.let_in - self.quota, 0)
+
+    @property
+    def left(self) -> int:
+        """Units left at the end: denied although they were there."""
+        return max(self.quota - self.let_in, 0)
+
+
+def try_out(
+    folder: Path, way: Way, *, quota: int, clients: int, workers: int, delay: float, seconds: float
+) -> Outcome:
+    """Ask with so many clients at once for so long, with a quota that is far from enough."""
+    with limited_gateway(folder, way, quota=quota, workers=workers, delay=delay) as (gateway, key, _):
+        report = asyncio.run(ask(gateway, key, clients, seconds))
+        return outcome(report, quota)
+
+
+async def ask(gateway: Server, key: str, clients: int, seconds: float) -> LoadReport:
+    """Clients that ask one after the other for so long, whatever the answer."""
+    headers = {"authorization": f"Bearer {key}"}
+    return await load(f"{gateway.url}/v1", connections=clients, seconds=seconds, headers=headers)
+
+
+def outcome(report: LoadReport, quota: int) -> Outcome:
+    """What became of a quota, by the answers."""
+    statuses = report.statuses
+    others = sum(number for status, number in statuses.items() if status not in (ALLOWED, DENIED))
+    return Outcome(quota, statuses.get(ALLOWED, 0), statuses.get(DENIED, 0), report.failed + others, 0)
+
+
+@contextmanager
+def limited_gateway(
+    folder: Path,
+    way: Way,
+    *,
+    quota: int,
+    workers: int = 1,
+    delay: float = 0.0,
+    meter: Mapping[str, Any] | None = None,
+) -> Iterator[tuple[Server, str, Server]]:
+    """A gateway whose one client, with this key, has a quota of calls; and the OpenMeter behind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    configuration = {
+        "meters": METERS,
+        "features": FEATURES,
+        "customers": [{"key": "acme", "name": "Acme", "usageAttribution": {"subjectKeys": ["acme"]}}],
+        "entitlements": [
+            {
+                "customer": "acme",
+                "featureKey": "calls",
+                "type": "metered",
+                "issueAfterReset": quota,
+                "usagePeriod": {"interval": "MONTH"},
+            }
+        ],
+    }
+    with openmeter_server(folder / "openmeter", configuration, visibility_delay=delay) as openmeter:
+        policy = openmeter_policy(
+            apiUrl=openmeter.url,
+            meter=meter or {"type": "call"},
+            requiredEntitlements=["calls"],
+            entitlementCheck=dict(way.check),
+        )
+        handler = {"export": "default", "module": "$import(./modules/hello)"}
+        routes = {"/v1": {"get": route(handler, inbound=["keys", "metered"])}}
+        project = write_project(folder / "project", routes, [api_key_policy(), policy])
+        (project / "modules").mkdir(exist_ok=True)
+        (project / "modules" / "hello.py").write_text(HELLO, encoding="utf-8")
+        key = create_key(project, "acme")
+        gateway = gateway_server(project, workers=workers)
+        if not way.counted:
+            gateway.command[:1] = [sys.executable, "-m", "benchmarks.uncounted"]
+        with gateway:
+            yield gateway, key, openmeter

@@ -1,0 +1,14 @@
+"""``metergate`` as it would be without the local count of usage: what others do, on the same engine."""
+
+from metergate.cli import main
+from metergate.engine.backends import Backends
+
+
+def _count_nothing(self: Backends) -> None:
+    pass
+
+
+Backends._begin_to_count = _count_nothing  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    main()
