@@ -22,7 +22,7 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
 )
 application.command("run", cls=OnProject)(run_command.run)
-application.command("openmeter")(openmeter.openmeter)
+application.add_typer(openmeter.application, name="openmeter")
 application.command("check", cls=OnProject)(check.check)
 application.add_typer(keys.application, name="keys")
 application.add_typer(deadletters.application, name="deadletters")

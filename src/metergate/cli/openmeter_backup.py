@@ -1,0 +1,68 @@
+"""``metergate openmeter backup``: a copy of all data, of a running server too."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from metergate.cli.options_openmeter import URL, Data, Url, progress, token
+from metergate.errors import UsageError
+
+
+def backup(
+    target: Annotated[
+        Path, typer.Argument(metavar="DIR|FILE.tar", help="A new folder to start from, or an archive of one.")
+    ],
+    url: Url = URL,
+    data: Data = None,
+) -> None:
+    """Copy all data: all that was acknowledged before this began. `--data DIR` then serves the copy."""
+    from metergate.cli.stores import open_store
+
+    if target.exists():
+        raise UsageError(f"{target} is there already: name another, or remove it first")
+    archive = target if target.suffix == ".tar" else target.with_name(target.name + ".tar")
+    partial = archive.with_name(archive.name + ".partial")
+    began = time.monotonic()
+    with open_store(data, url, token()) as store:
+        size, pieces = store.backup()
+        _write(partial, size, pieces)
+    if target.suffix == ".tar":
+        partial.replace(target)
+    else:
+        _unpack(partial, target)
+    print(f"{target}: {size / 1e6:,.1f} MB in {time.monotonic() - began:.1f} s")
+
+
+def _write(partial: Path, size: int, pieces: Iterator[bytes]) -> None:
+    written, began = 0, time.monotonic()
+    with partial.open("wb") as output, progress("bytes") as shown:
+        task = shown.add_task("copying", total=size, done=0, rate=0)
+        for piece in pieces:
+            written += output.write(piece)
+            rate = written / (time.monotonic() - began)
+            shown.update(task, completed=written, done=written, rate=rate)
+        output.flush()
+        os.fsync(output.fileno())
+    if written != size:
+        partial.unlink()
+        raise UsageError(f"the copy broke off after {written:,} of {size:,} bytes; nothing of it was kept")
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    unpacked = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(unpacked, ignore_errors=True)
+    with tarfile.open(archive) as opened:
+        opened.extractall(unpacked, filter="data")
+    for file in unpacked.iterdir():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+    archive.unlink()
+    unpacked.replace(folder)
