@@ -34,7 +34,7 @@ class Headers:
     __slots__ = ("items",)
 
     def __init__(self, items: Mapping[str, str] | Iterable[tuple[str, str]] = ()) -> None:
-        pairs = items.items() if isinstance(items, Mapping) else items
+        pairs = items.items() if isinstance(items, (dict, Mapping)) else items  # a dict is known at once
         self.items: HeaderItems = [(name.lower(), _checked(name, value)) for name, value in pairs]
 
     @classmethod

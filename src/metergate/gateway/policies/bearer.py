@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from metergate.gateway import problems
-from metergate.gateway.http import Request, Response
+from metergate.gateway.http import Headers, Request, Response
 
 if TYPE_CHECKING:
     from metergate.gateway.context import Context
@@ -50,7 +50,7 @@ class Refusal:
 
     def __init__(self, challenge: str, allow: bool) -> None:
         self._allow = allow
-        self._headers = {"www-authenticate": challenge}
+        self._headers = Headers({"www-authenticate": challenge})
 
     def __call__(self, request: Request, context: Context, detail: str) -> Request | Response:
         if self._allow:
