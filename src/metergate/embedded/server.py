@@ -23,6 +23,7 @@ from metergate.embedded.api.modules import MODULES
 from metergate.embedded.config import Configuration, read_configuration
 from metergate.embedded.domain.moments import Clock, system_clock
 from metergate.embedded.lateness import LateEventStore
+from metergate.embedded.notifications.notifier import Notifier
 from metergate.embedded.seed import seed
 from metergate.embedded.services import Services
 from metergate.embedded.store import catalog as catalog_tables
@@ -31,6 +32,7 @@ from metergate.embedded.store import meters as meter_tables
 from metergate.embedded.store.catalog import Catalog
 from metergate.embedded.store.database import Database
 from metergate.embedded.store.events import EventStore
+from metergate.embedded.store.hours import Hours
 from metergate.embedded.store.listing import EventList
 from metergate.embedded.store.meters import MeterStore
 from metergate.embedded.store.retention import Retention
@@ -82,16 +84,20 @@ def create_app(
         customers=catalog.customers,
     )
 
+    notifier = services.notifier = Notifier(services)
     background: set[asyncio.Task[None]] = set()
 
     async def startup() -> None:
         await apply(configuration, services)
+        notifier.start()
         background.add(asyncio.create_task(event_store.keep_keys()))
+        background.add(asyncio.create_task(Hours(database, meter_store).keep()))
         if retention is not None:
-            forgetting = Retention(database, event_store, retention, clock)
+            forgetting = Retention(database, event_store, meter_store, retention, clock)
             background.add(asyncio.create_task(forgetting.run()))
 
     async def shutdown() -> None:
+        await notifier.stop()
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
@@ -100,7 +106,9 @@ def create_app(
         await asyncio.to_thread(database.close)
 
     routes = [route for module in MODULES for route in module.routes(services)]
-    return Application(routes, token=token, startup=startup, shutdown=shutdown)
+    return Application(
+        routes, token=token, visibility_delay=visibility_delay, startup=startup, shutdown=shutdown
+    )
 
 
 def _configuration(config: Path | Configuration | None) -> Configuration:

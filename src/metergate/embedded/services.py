@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from metergate.embedded.domain.entitlements import Entitlement
 from metergate.embedded.domain.moments import Clock
 from metergate.embedded.store.catalog import Catalog
 from metergate.embedded.store.database import Database
@@ -46,6 +47,35 @@ class NoCustomers:
         return {}
 
 
+class Notifications(Protocol):
+    """Who tells others what became of entitlements; ``notifications.notifier`` implements it."""
+
+    def resume(self) -> None:
+        """There may be something to do."""
+        ...
+
+    def used(self, subjects: Iterable[str]) -> None:
+        """These subjects have new events."""
+        ...
+
+    def changed(self, entitlement: Entitlement) -> None:
+        """It is new, or has a new grant, one less, a new usage period."""
+        ...
+
+
+class NoNotifications:
+    """Of a server that tells nobody."""
+
+    def resume(self) -> None:
+        return
+
+    def used(self, subjects: Iterable[str]) -> None:
+        return
+
+    def changed(self, entitlement: Entitlement) -> None:
+        return
+
+
 @dataclass(slots=True)
 class Services:
     """Made once per server by ``server.create_app``; every module's ``routes(services)`` gets it."""
@@ -58,3 +88,4 @@ class Services:
     usage: MeterUsage
     catalog: Catalog
     customers: Customers = field(default_factory=NoCustomers)
+    notifier: Notifications = field(default_factory=NoNotifications)

@@ -264,3 +264,50 @@ def portal(contract: Any) -> None:
     contract.bad(401, "GET", "/api/v1/portal/meters/tokens/query")
     contract.bad(501, "GET", "/api/v1/portal/tokens")
     contract.bad(501, "POST", "/api/v1/portal/tokens/invalidate", {"subject": "acme"})
+
+
+def notifications(contract: Any) -> None:
+    """Channels, rules, and the events of their tests. Nothing is delivered: nobody listens there."""
+    base = "/api/v1/notification"
+    body = {
+        "type": "WEBHOOK",
+        "name": "Hook",
+        "disabled": False,
+        "url": "http://127.0.0.1:1/hook",
+        "customHeaders": {"X-Team": "billing"},
+        "signingSecret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+        "metadata": {"a": "b"},
+    }
+    channel = contract.good("POST", f"{base}/channels", body)["id"]
+    contract.bad(400, "POST", f"{base}/channels", {})
+    contract.good("GET", f"{base}/channels?includeDeleted=true&orderBy=createdAt")
+    contract.good("GET", f"{base}/channels/{channel}")
+    contract.bad(404, "GET", f"{base}/channels/{UNKNOWN}")
+    contract.good("PUT", f"{base}/channels/{channel}", body)
+    reset = {"type": "entitlements.reset", "name": "Reset", "channels": [channel], "features": ["tokens"]}
+    contract.good("POST", f"{base}/rules", reset)
+    rule = {
+        "type": "entitlements.balance.threshold",
+        "name": "Low",
+        "disabled": True,
+        "channels": [channel],
+        "features": ["tokens"],
+        "thresholds": [{"type": "usage_percentage", "value": 80}, {"type": "balance_value", "value": 5}],
+        "metadata": {"a": "b"},
+    }
+    identifier = contract.good("POST", f"{base}/rules", rule)["id"]
+    contract.bad(400, "POST", f"{base}/rules", {"type": "entitlements.reset"})
+    contract.bad(501, "POST", f"{base}/rules", reset | {"type": "invoice.created"})
+    contract.good("GET", f"{base}/rules?includeDisabled=true&feature=tokens")
+    contract.good("GET", f"{base}/rules/{identifier}")
+    contract.bad(404, "GET", f"{base}/rules/{UNKNOWN}")
+    contract.good("PUT", f"{base}/rules/{identifier}", rule)
+    event = contract.good("POST", f"{base}/rules/{identifier}/test")["id"]
+    contract.good("GET", f"{base}/events?order=DESC&orderBy=createdAt&rule={identifier}")
+    contract.good("GET", f"{base}/events/{event}")
+    contract.bad(404, "GET", f"{base}/events/{UNKNOWN}")
+    contract.good("POST", f"{base}/events/{event}/resend", {"channels": [channel]})
+    contract.good("DELETE", f"{base}/rules/{identifier}")
+    other = contract.good("POST", f"{base}/channels", body)["id"]
+    contract.good("DELETE", f"{base}/channels/{other}")
+    contract.good("PUT", f"{base}/channels/{channel}", body | {"disabled": True})

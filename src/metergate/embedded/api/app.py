@@ -28,6 +28,8 @@ from metergate.embedded.store.database import Overloaded, Unavailable
 log = logging.getLogger("metergate.embedded")
 
 POWERED_BY = "OpenMeter by Kong, Inc."
+VISIBILITY_HEADER = "Metergate-Visibility-Seconds"
+"""Tells a gateway that it need not assume OpenMeter's usual delay before usage is seen."""
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 PORTAL = "/api/v1/portal/meters/"
 """There the token is that of a consumer, and ``portal.py`` looks at it."""
@@ -42,10 +44,18 @@ class Application:
     """
 
     def __init__(
-        self, routes: Sequence[BaseRoute], *, token: str | None = None, startup: Hook, shutdown: Hook
+        self,
+        routes: Sequence[BaseRoute],
+        *,
+        token: str | None = None,
+        visibility_delay: float = 0.0,
+        startup: Hook,
+        shutdown: Hook,
     ) -> None:
+        """``visibility_delay``: seconds after which an event that was acknowledged is seen; every answer tells."""
         self._router = Router(routes, redirect_slashes=False)
         self._token = None if token is None else f"Bearer {token}".encode()
+        self._visibility = f"{visibility_delay:g}"
         self.startup = startup
         self.shutdown = shutdown
         self._in_flight: set[asyncio.Task[None] | None] = set()
@@ -85,7 +95,9 @@ class Application:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["X-Powered-By"] = POWERED_BY
+                answer = MutableHeaders(scope=message)
+                answer["X-Powered-By"] = POWERED_BY
+                answer[VISIBILITY_HEADER] = self._visibility
             await send(message)
 
         try:

@@ -61,7 +61,7 @@ def routes(services: Services) -> list[Route]:
 
 def _subject_routes(services: Services) -> list[Route]:
     catalog, clock = services.catalog, services.clock
-    store, show = catalog.entitlements, _show_v1(catalog, clock)
+    store, show, noted = catalog.entitlements, show_v1(catalog, clock), _noted(services)
 
     def owned(request: Request) -> Entitlement:
         """The entitlement named in the path, which must be the subject's and named by its id."""
@@ -74,7 +74,7 @@ def _subject_routes(services: Services) -> list[Route]:
     async def create(request: Request) -> Response:
         given = await json_body(request, _read_v1)
         customer = catalog.customers.of_subject(segment(request, "subject"))
-        return json_response(show(await store.create(customer.id, given, clock())), 201)
+        return json_response(show(noted(await store.create(customer.id, given, clock()))), 201)
 
     async def list_them(request: Request) -> Response:
         customer = catalog.customers.of_subject(segment(request, "subject"))
@@ -91,7 +91,7 @@ def _subject_routes(services: Services) -> list[Route]:
         given = await json_body(request, _read_v1)
         customer = catalog.customers.of_subject(segment(request, "subject"))
         old = store.find_of(customer.id, segment(request, "entitlement"), clock())
-        return json_response(show(await store.override(old, given, clock())), 201)
+        return json_response(show(noted(await store.override(old, given, clock()))), 201)
 
     async def reset(request: Request) -> Response:
         return await _reset(services, owned(request), await json_body(request, _read_reset))
@@ -108,7 +108,7 @@ def _subject_routes(services: Services) -> list[Route]:
 
 def _customer_routes(services: Services) -> list[Route]:
     catalog, clock = services.catalog, services.clock
-    store, show = catalog.entitlements, _show_v2(catalog, clock)
+    store, show, noted = catalog.entitlements, _show_v2(catalog, clock), _noted(services)
 
     def owner(request: Request) -> Customer:
         return catalog.customers.find_active(segment(request, "customer"))
@@ -118,7 +118,7 @@ def _customer_routes(services: Services) -> list[Route]:
 
     async def create(request: Request) -> Response:
         given = await json_body(request, _read_v2)
-        return json_response(show(await store.create(owner(request).id, given, clock())), 201)
+        return json_response(show(noted(await store.create(owner(request).id, given, clock()))), 201)
 
     async def list_them(request: Request) -> Response:
         found = ordered(request, _of(catalog, owner(request), request, clock), _ORDERS, "createdAt")
@@ -133,7 +133,7 @@ def _customer_routes(services: Services) -> list[Route]:
 
     async def override(request: Request) -> Response:
         given = await json_body(request, _read_v2)
-        return json_response(show(await store.override(owned(request), given, clock())), 201)
+        return json_response(show(noted(await store.override(owned(request), given, clock()))), 201)
 
     async def reset(request: Request) -> Response:
         return await _reset(services, owned(request), await json_body(request, _read_reset))
@@ -150,19 +150,19 @@ def _customer_routes(services: Services) -> list[Route]:
 
 def _all_routes(services: Services) -> list[Route]:
     catalog, clock = services.catalog, services.clock
-    show_v1, show_v2 = _show_v1(catalog, clock), _show_v2(catalog, clock)
+    in_v1, in_v2 = show_v1(catalog, clock), _show_v2(catalog, clock)
 
     async def list_v1(request: Request) -> Response:
-        return json_response(listing(request, _filtered(catalog, request, clock), show_v1))
+        return json_response(listing(request, _filtered(catalog, request, clock), in_v1))
 
     async def list_v2(request: Request) -> Response:
-        return json_response(page_or_slice(request, _filtered(catalog, request, clock), show_v2))
+        return json_response(page_or_slice(request, _filtered(catalog, request, clock), in_v2))
 
     async def get_v1(request: Request) -> Response:
-        return json_response(show_v1(catalog.entitlements.find(segment(request, "entitlement"))))
+        return json_response(in_v1(catalog.entitlements.find(segment(request, "entitlement"))))
 
     async def get_v2(request: Request) -> Response:
-        return json_response(show_v2(catalog.entitlements.find(segment(request, "entitlement"))))
+        return json_response(in_v2(catalog.entitlements.find(segment(request, "entitlement"))))
 
     return [
         Route("/api/v1/entitlements", list_v1, methods=["GET"]),
@@ -172,15 +172,26 @@ def _all_routes(services: Services) -> list[Route]:
     ]
 
 
+def _noted(services: Services) -> Callable[[Entitlement], Entitlement]:
+    """Have notifications look at it."""
+
+    def noted(entitlement: Entitlement) -> Entitlement:
+        services.notifier.changed(entitlement)
+        return entitlement
+
+    return noted
+
+
 async def _reset(services: Services, entitlement: Entitlement, given: ResetInput) -> Response:
     now = services.clock()
-    await services.catalog.entitlements.reset(
+    changed = await services.catalog.entitlements.reset(
         entitlement.id,
         given.effective_at or now,
         now,
         retain_anchor=given.retain_anchor,
         preserve=given.preserve_overage,
     )
+    services.notifier.changed(changed)
     return Response(status_code=204)
 
 
@@ -223,7 +234,9 @@ def _any(wanted: Sequence[str], *values: str) -> bool:
     return not wanted or any(value in wanted for value in values)
 
 
-def _show_v1(catalog: Catalog, clock: Clock) -> Callable[[Entitlement], dict[str, Any]]:
+def show_v1(catalog: Catalog, clock: Clock) -> Callable[[Entitlement], dict[str, Any]]:
+    """How version 1 shows an entitlement."""
+
     def show(entitlement: Entitlement) -> dict[str, Any]:
         customer = catalog.customers.find(entitlement.customer_id)
         shown = _view(entitlement, clock)

@@ -50,7 +50,7 @@ def _subject_routes(services: Services) -> list[Route]:
 
     async def create(request: Request) -> Response:
         given = await json_body(request, _read_v1)
-        issued = await catalog.grants.create(owner(request), given.in_version_2(), clock())
+        issued = await _issue(services, owner(request), given.in_version_2())
         return json_response(grant_view_v1(issued, clock()), 201)
 
     async def list_them(request: Request) -> Response:
@@ -70,7 +70,7 @@ def _customer_routes(services: Services) -> list[Route]:
 
     async def create(request: Request) -> Response:
         given = await json_body(request, _read_v2)
-        issued = await catalog.grants.create(owner(request), given, clock())
+        issued = await _issue(services, owner(request), given)
         return json_response(grant_view_v2(issued, clock()), 201)
 
     async def list_them(request: Request) -> Response:
@@ -97,6 +97,7 @@ def _all_routes(services: Services) -> list[Route]:
         issued = catalog.grants.find(segment(request, "grant"))
         entitlement = catalog.entitlements.find(issued.entitlement_id)
         await catalog.grants.void(issued.id, entitlement, moment(request, "at") or now, now)
+        services.notifier.changed(entitlement)
         return Response(status_code=204)
 
     return [
@@ -104,6 +105,12 @@ def _all_routes(services: Services) -> list[Route]:
         Route("/api/v2/grants", list_v2, methods=["GET"]),
         Route("/api/v1/grants/{grant}", void, methods=["DELETE"]),
     ]
+
+
+async def _issue(services: Services, entitlement: Entitlement, given: GrantInput) -> IssuedGrant:
+    issued = await services.catalog.grants.create(entitlement, given, services.clock())
+    services.notifier.changed(entitlement)
+    return issued
 
 
 def _unvoided(request: Request, found: Sequence[IssuedGrant]) -> list[IssuedGrant]:

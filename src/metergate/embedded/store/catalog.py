@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from metergate.embedded.store import customers, entitlements, features, grants, portal
+from metergate.embedded.store import customers, entitlements, features, grants, notifications, portal
 from metergate.embedded.store.balances import Balances
 from metergate.embedded.store.customers import CustomerStore
 from metergate.embedded.store.database import Database
@@ -13,10 +13,18 @@ from metergate.embedded.store.features import FeatureStore
 from metergate.embedded.store.grants import GrantStore
 from metergate.embedded.store.history import Histories
 from metergate.embedded.store.meters import MeterStore
+from metergate.embedded.store.notifications import NotificationStore
 from metergate.embedded.store.portal import PortalSecret
 from metergate.embedded.store.rollups import Rollups
 
-SCHEMA = [*customers.SCHEMA, *features.SCHEMA, *entitlements.SCHEMA, *grants.SCHEMA, *portal.SCHEMA]
+SCHEMA = [
+    *customers.SCHEMA,
+    *features.SCHEMA,
+    *entitlements.SCHEMA,
+    *grants.SCHEMA,
+    *portal.SCHEMA,
+    *notifications.SCHEMA,
+]
 
 
 class Catalog:
@@ -27,6 +35,7 @@ class Catalog:
         self.customers = CustomerStore(database, changes)
         self.features = FeatureStore(database, meters, changes)
         self.portal = PortalSecret(database)
+        self.notifications = NotificationStore(database, self.features)
         self.grants = GrantStore(database, changes)
         self.entitlements = EntitlementStore(database, self.customers, self.features, self.grants, changes)
         self.balances = Balances(database, meters, self.customers, self.features, self.entitlements, rollups)

@@ -68,3 +68,8 @@ class Shelf(Generic[T]):
     def keep(self, item: T) -> None:
         """Have the item in memory, now that it is on disk."""
         self.items[item.id] = item
+
+    def forget(self, identifier: str) -> None:
+        """Have the item no longer, now that its row is dropped."""
+        del self.items[identifier]
+        del self._numbers[identifier]

@@ -1,0 +1,1 @@
+"""Telling others what became of entitlements, as OpenMeter and Svix do: watch, then deliver."""
