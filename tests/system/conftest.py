@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -117,3 +118,21 @@ def _eventually(question: Callable[[], T], seconds: float = 15.0) -> T:
 def eventually() -> Callable[..., Any]:
     """``eventually(question)``: its answer as soon as that is true; fails where it is not in time."""
     return _eventually
+
+
+@pytest.fixture
+def issue_grant() -> Callable[[Server, str, str, float], None]:
+    """``issue_grant(openmeter, customer, feature, amount)``: a top-up that OpenMeter knows of when this returns."""
+
+    def issue(openmeter: Server, customer: str, feature: str, amount: float) -> None:
+        body = {"amount": amount, "effectiveAt": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:00Z}", "priority": 1}
+        connection = http.client.HTTPConnection("127.0.0.1", openmeter.port, timeout=10)
+        try:
+            path = f"/api/v2/customers/{customer}/entitlements/{feature}/grants"
+            connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
+            answer = connection.getresponse()
+            assert answer.status == 201, answer.read()
+        finally:
+            connection.close()
+
+    return issue

@@ -21,7 +21,7 @@ from metergate.entitlements.usage.watermark import Watermark
 
 _log = logging.getLogger("metergate.engine")
 
-TEND_SECONDS = 0.25
+TEND_SECONDS = 0.1
 DEAD_SECONDS = 1.0
 
 

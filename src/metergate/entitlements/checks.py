@@ -23,7 +23,6 @@ Everything runs on one event loop and needs no lock. Nothing is opened or starte
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import time
 from collections.abc import Callable
@@ -46,7 +45,7 @@ from metergate.entitlements.flights import Flight, Flights
 from metergate.entitlements.snapshot import Snapshot, Snapshots
 from metergate.entitlements.source import AccessSource
 from metergate.entitlements.statistics import EntitlementStatistics
-from metergate.entitlements.usage.local import Hold, UsedUp
+from metergate.entitlements.usage.local import Hold
 from metergate.policy.model import EntitlementCheck
 
 GRACE = 2.0
@@ -160,7 +159,8 @@ class Entitlements:
             if not await self._flights.landed(flight, deadline):
                 return self._make_do(self._snapshot_of(subject), subject, features, check)
             snapshot = flight.snapshot
-        await self._look_for_soft_limits(subject, snapshot, features, check, deadline)
+        if self._counted is not None and snapshot.ceilings and check.mode == "enforce":
+            snapshot = await self._make_sure(self._counted, subject, snapshot, features, check, deadline)
         return self._judge(subject, snapshot, features, check, self._clock())
 
     async def check(self, subject: str, features: tuple[str, ...], check: EntitlementCheck) -> Decision:
@@ -307,7 +307,8 @@ class Entitlements:
         held = counted.take(snapshot, features, check)
         if isinstance(held, Hold):
             return self._count(Decision(True, decision.reason, age=decision.age, hold=held))
-        sure = now - snapshot.balances_at < DENIAL_SECONDS and counted.is_hard(subject, held.feature)
+        sure = counted.is_sure(subject, snapshot, held.feature, check)
+        sure = sure and now - snapshot.balances_at < DENIAL_SECONDS
         if not (last or sure or check.mode == "shadow" or self._flights.leads_nowhere(subject, now)):
             return None
         self._used_up += 1
@@ -351,24 +352,25 @@ class Entitlements:
             return True
         return self._counted is None or not self._counted.lacks(snapshot, features, check)
 
-    async def _look_for_soft_limits(
+    async def _make_sure(
         self,
+        counted: Counted,
         subject: str,
         snapshot: Snapshot,
         features: tuple[str, ...],
         check: EntitlementCheck,
         deadline: float,
-    ) -> None:
-        """Find out of what the local count leaves nothing whether that limit is soft, while there is time."""
-        counted = self._counted
-        if counted is None:
-            return
-        with contextlib.suppress(TimeoutError):
+    ) -> Snapshot:
+        async def read_again() -> Snapshot | None:
+            flight = self._seek(subject, snapshot, features, check, self._clock())
+            found = flight is not None and await self._flights.landed(flight, deadline)
+            return flight.snapshot if flight is not None and found else None
+
+        try:
             async with asyncio.timeout_at(deadline):
-                while isinstance(held := counted.take(snapshot, features, check), UsedUp):
-                    if not await counted.find_out_softness(subject, held.feature, snapshot):
-                        return
-                held.release()
+                return await counted.make_sure(subject, snapshot, features, check, read_again)
+        except TimeoutError:
+            return snapshot
 
     def _seek(
         self,

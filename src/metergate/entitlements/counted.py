@@ -6,8 +6,9 @@ answer cannot hold. A request is let in where both agree, and holds what it may 
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -21,8 +22,17 @@ from metergate.policy.model import EntitlementCheck
 _NO_RESERVES: Mapping[str, float] = {}
 
 
+VISIBILITY_MARGIN = 0.1
+"""Seconds added to what a server says of itself: for clocks."""
+_LOOK_SECONDS = 0.05
+
+
 class CountSource(CatalogSource, EntitlementSource, Protocol):
     """What counting asks OpenMeter for: ``metergate.openmeter.access.AccessClient``."""
+
+    @property
+    def visibility_seconds(self) -> float | None:
+        """How long after it acknowledged an event its answers may lack it, where it says so itself."""
 
 
 class Counted:
@@ -38,6 +48,7 @@ class Counted:
     ) -> None:
         """``catalog_file`` keeps for the next start how events count."""
         self.local = local
+        self._source = source
         self.learning = Learning(source, local, clock, catalog_file)
         self._soft = SoftLimits(source, clock)
 
@@ -46,11 +57,15 @@ class Counted:
     async def before(self, subject: str) -> tuple[Asked, ...]:
         """What has to be known before OpenMeter is asked for a subject."""
         await self.learning.ready()
+        self.local.ledger.tend(left_behind=True)
         return self.local.ask(subject)
 
     def after(self, began: float, asked: tuple[Asked, ...], subject: str, access: SubjectAccess) -> Snapshot:
         """The answer, with what it allows."""
         snapshot = Snapshot(began, access)
+        said = self._source.visibility_seconds
+        if said is not None:
+            self.local.ledger.visibility = said + VISIBILITY_MARGIN
         if asked:
             ceilings = self.local.ceilings(asked, access.features)
             snapshot.ceilings = tuple(
@@ -58,16 +73,41 @@ class Counted:
             )
         return snapshot
 
-    async def find_out_softness(self, subject: str, feature: str, snapshot: Snapshot) -> bool:
-        """Whether a limit is soft, and nothing uses it up; then it is taken out of the answer's ceilings."""
-        soft = await self._soft.find_out(subject, feature)
-        if soft:
-            snapshot.ceilings = tuple(one for one in snapshot.ceilings if one.feature != feature)
-        return soft
+    async def make_sure(
+        self,
+        subject: str,
+        snapshot: Snapshot,
+        features: tuple[str, ...],
+        check: EntitlementCheck,
+        read_again: Callable[[], Awaitable[Snapshot | None]],
+    ) -> Snapshot:
+        """An answer that the local count leaves nothing of is not denied on before it is known whether the limit is
+        soft, and, where that can be known in time, whether the answer holds what was recorded here.
 
-    def is_hard(self, subject: str, feature: str) -> bool:
-        """Whether it was found out lately that a limit is hard."""
-        return self._soft.known(subject, feature) is False
+        Waits; the caller sees to it that it does not do so for too long.
+        """
+        while isinstance(held := self.take(snapshot, features, check), UsedUp):
+            if await self._soft.find_out(subject, held.feature):
+                snapshot.ceilings = tuple(one for one in snapshot.ceilings if one.feature != held.feature)
+                continue
+            if self.is_sure(subject, snapshot, held.feature, check):
+                return snapshot
+            while not self.local.is_settled(snapshot.ceilings, held.feature):
+                await asyncio.sleep(_LOOK_SECONDS)
+                self.local.ledger.tend(left_behind=True)
+            again = await read_again()
+            if again is None:
+                return snapshot
+            snapshot = again
+        held.release()
+        return snapshot
+
+    def is_sure(self, subject: str, snapshot: Snapshot, feature: str, check: EntitlementCheck) -> bool:
+        """Whether `make_sure` would find out nothing: the limit is hard, and doubts would last too long."""
+        if self._soft.known(subject, feature) is not False:
+            return False
+        lasting = self.local.ledger.visibility >= check.timeout_seconds
+        return lasting or not self.local.doubts(snapshot.ceilings, feature)
 
     # --- deciding
 

@@ -206,6 +206,11 @@ class AccessClient:
             found = Lack.ABSENT if as_subject is None else await self._entitlement(as_subject, feature)
         return None if isinstance(found, Lack) else found
 
+    @property
+    def visibility_seconds(self) -> float | None:
+        """How long after it acknowledged an event the server's answers may lack it, where it says so itself."""
+        return self._connection.visibility_seconds
+
     async def catalog(self) -> Catalog:
         """All features and meters.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -43,6 +44,8 @@ class Connection:
         self.base = api_url.rstrip("/")
         self.on_request: Callable[[], None] = _nothing
         """Called before each request, for who counts them."""
+        self.visibility_seconds: float | None = None
+        """After which time the server sees what it has acknowledged, where it says so (the embedded one does)."""
         self._key = api_key
         self._timeout = timedelta(seconds=timeout_seconds)
         self._most_connections = most_connections
@@ -90,6 +93,7 @@ class Connection:
             raise OpenMeterOutage(
                 f"{endpoint}: no answer from {self.base} ({type(error).__name__})"
             ) from error
+        self.visibility_seconds = _seconds(response.get_header("metergate-visibility-seconds"))
         if response.status in absent:
             return Lack.ABSENT
         return read_answer(
@@ -127,6 +131,14 @@ class Connection:
             .pool_timeout(self._timeout)
             .build()
         )
+
+
+def _seconds(text: str | None) -> float | None:
+    try:
+        seconds = float(text or "")
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < math.inf else None
 
 
 def _nothing() -> None:

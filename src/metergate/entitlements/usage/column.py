@@ -138,11 +138,16 @@ class Column:
         """All that was recorded earlier than this had been acknowledged at the time ``until``."""
         return next((before for at, before in self._published() if at <= until), NEVER)
 
+    def is_settled(self, place: int, seen: float) -> bool:
+        """Whether all that was recorded here is earlier than ``seen``."""
+        last = self.numbers[HEAD + CELL * place + LAST]
+        return not last or last < seen
+
     def is_idle(self, place: int, since: float, seen: float) -> bool:
         """Whether nothing was recorded here since then, nothing is held, and OpenMeter has all there was."""
         cell = HEAD + CELL * place
         last = self.numbers[cell + LAST]
-        return not self.numbers[cell + HELD] and (not last or (last < since and last < seen))
+        return not self.numbers[cell + HELD] and last < since and self.is_settled(place, seen)
 
     def _published(self) -> Iterator[tuple[float, float]]:
         """The ring, newest first, without the one that may be written over meanwhile."""

@@ -49,7 +49,6 @@ class Ledger:
         self.visibility = visibility
         self._watermark = watermark
         self._clock = clock
-        self._spacing = visibility / _STEPS
         self._own = folder.columns[folder.own]
         self._own_numbers = self._own.numbers
         self._numbers = [column.numbers for column in folder.columns]
@@ -67,12 +66,12 @@ class Ledger:
         """Count what is about to be recorded. Before the event is written anywhere."""
         if cost > 0:
             self._spent_at = now = self._clock()
-            self._own.spend(place.number, cost, now, self._seen, self._spacing)
+            self._own.spend(place.number, cost, now, self._seen, self.visibility / _STEPS)
 
     def reach(self, place: Place, level: float) -> None:
         """Count a level that is about to be recorded: a value that does not add to others."""
         self._spent_at = now = self._clock()
-        self._own.reach(place.number, level, now, self._seen, self._spacing)
+        self._own.reach(place.number, level, now, self._seen, self.visibility / _STEPS)
 
     def now(self) -> float:
         """The time by which everything is counted."""
@@ -141,6 +140,15 @@ class Ledger:
         columns = zip(self.folder.columns, seen, strict=False)
         return sum(column.base(place.number, before) for column, before in columns)
 
+    def is_settled(self, place: Place) -> bool:
+        """Whether an answer that is asked for from now on holds all that was recorded here."""
+        columns = zip(self._columns(), self.seen(), strict=True)
+        return all(column.is_settled(place.number, before) for column, before in columns)
+
+    def spent(self, place: Place) -> float:
+        """What all processes have recorded."""
+        return sum(column.numbers[HEAD + CELL * place.number] for column in self._columns())
+
     def place(self, subject: str, feature: str) -> Place | None:
         """The place of this feature of this subject; None where there is no room for another."""
         return self.folder.places.find(subject, feature) or self.folder.places.add(
@@ -176,7 +184,7 @@ class Ledger:
         self._inherits = self._inherits and left_behind
         if self._inherits:
             return True
-        self._own.publish(now, before, self._spacing)
+        self._own.publish(now, before, self.visibility / _STEPS)
         self._seen = self._own.seen(now - self.visibility)
         return self._seen <= self._spent_at
 
@@ -196,4 +204,4 @@ class Ledger:
                     self._left_behind[number] = mark_unsent()
                 if self._left_behind[number]():
                     now = self._clock()
-                    column.publish(now, now, self._spacing)
+                    column.publish(now, now, self.visibility / _STEPS)

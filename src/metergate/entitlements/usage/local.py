@@ -242,6 +242,19 @@ class LocalUsage:
             return min(ceiling.amount - self.ledger.level(ceiling.place, ceiling.seen), ceiling.balance)
         return min(ceiling.amount - self.ledger.committed(ceiling.place), ceiling.balance)
 
+    def doubts(self, ceilings: Iterable[Ceiling], feature: str) -> bool:
+        """Whether the answer of these ceilings may hold more of what was recorded here than is known."""
+        return any(
+            ceiling.seen is None and ceiling.amount - ceiling.balance < self.ledger.spent(ceiling.place)
+            for ceiling in ceilings
+            if ceiling.feature == feature
+        )
+
+    def is_settled(self, ceilings: Iterable[Ceiling], feature: str) -> bool:
+        """Whether an answer that is asked for from now on holds all that was recorded here of a feature."""
+        places = (ceiling.place for ceiling in ceilings if ceiling.feature == feature)
+        return all(self.ledger.is_settled(place) for place in places)
+
     def _place(self, subject: str, feature: str) -> Place | None:
         key = subject, feature
         place = self._places.get(key)

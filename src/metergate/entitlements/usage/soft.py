@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
@@ -10,6 +11,8 @@ from metergate.errors import OpenMeterError
 from metergate.openmeter.values import MeteredEntitlement
 
 SOFT_SECONDS = 300.0
+UNKNOWN_SECONDS = 10.0
+"""How long a limit counts as hard after OpenMeter could not say."""
 MOST_KNOWN = 20_000
 
 
@@ -26,6 +29,7 @@ class SoftLimits:
     def __init__(self, source: EntitlementSource, clock: Callable[[], float]) -> None:
         self._source = source
         self._clock = clock
+        self._asking: dict[tuple[str, str], asyncio.Task[bool]] = {}
         self._known: OrderedDict[tuple[str, str], tuple[float, bool]] = OrderedDict()
 
     def known(self, subject: str, feature: str) -> bool | None:
@@ -34,16 +38,27 @@ class SoftLimits:
         return soft if self._clock() < until else None
 
     async def find_out(self, subject: str, feature: str) -> bool:
-        """Whether the limit is soft; a hard one where OpenMeter cannot say."""
+        """Whether the limit is soft; a hard one where OpenMeter cannot say. Asked once for all who want to know."""
         known = self.known(subject, feature)
         if known is not None:
             return known
+        key = subject, feature
+        task = self._asking.get(key)
+        if task is None:
+            task = self._asking[key] = asyncio.get_running_loop().create_task(self._ask(subject, feature))
+            task.add_done_callback(lambda _: self._asking.pop(key, None))
+        return await asyncio.shield(task)
+
+    async def _ask(self, subject: str, feature: str) -> bool:
         try:
             entitlement = await self._source.entitlement(subject, feature)
         except OpenMeterError:
-            return False
+            return self._remember(subject, feature, False, UNKNOWN_SECONDS)
         soft = entitlement is not None and entitlement.is_soft_limit
-        self._known[subject, feature] = self._clock() + SOFT_SECONDS, soft
+        return self._remember(subject, feature, soft, SOFT_SECONDS)
+
+    def _remember(self, subject: str, feature: str, soft: bool, seconds: float) -> bool:
+        self._known[subject, feature] = self._clock() + seconds, soft
         if len(self._known) > MOST_KNOWN:
             self._known.popitem(last=False)
         return soft
