@@ -104,7 +104,9 @@ def create_app(
         await asyncio.to_thread(database.close)
 
     routes = [route for module in MODULES for route in module.routes(services)]
-    return Application(routes, token=token, startup=startup, shutdown=shutdown)
+    return Application(
+        routes, token=token, visibility_delay=visibility_delay, startup=startup, shutdown=shutdown
+    )
 
 
 def _configuration(config: Path | Configuration | None) -> Configuration:
