@@ -32,6 +32,7 @@ from metergate.embedded.store import meters as meter_tables
 from metergate.embedded.store.catalog import Catalog
 from metergate.embedded.store.database import Database
 from metergate.embedded.store.events import EventStore
+from metergate.embedded.store.hours import Hours
 from metergate.embedded.store.listing import EventList
 from metergate.embedded.store.meters import MeterStore
 from metergate.embedded.store.retention import Retention
@@ -90,8 +91,9 @@ def create_app(
         await apply(configuration, services)
         notifier.start()
         background.add(asyncio.create_task(event_store.keep_keys()))
+        background.add(asyncio.create_task(Hours(database, meter_store).keep()))
         if retention is not None:
-            forgetting = Retention(database, event_store, retention, clock)
+            forgetting = Retention(database, event_store, meter_store, retention, clock)
             background.add(asyncio.create_task(forgetting.run()))
 
     async def shutdown() -> None:

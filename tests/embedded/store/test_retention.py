@@ -11,11 +11,13 @@ import pytest
 
 from metergate.embedded.domain.cloudevents import Event
 from metergate.embedded.domain.meters import Aggregation, Meter
-from metergate.embedded.store import events, retention
+from metergate.embedded.store import events, hours, meters, retention
 from metergate.embedded.store.database import Database, Unavailable
 from metergate.embedded.store.events import EventStore
+from metergate.embedded.store.meters import MeterStore
 from metergate.embedded.store.retention import Retention
 from metergate.embedded.store.rollups import Measure, Span
+from metergate.embedded.store.usage import read_usage
 
 NOW = datetime(2026, 3, 15, tzinfo=UTC)
 METER = Meter(
@@ -37,7 +39,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
-    opened = Database.open(tmp_path / "data", events.SCHEMA)
+    opened = Database.open(tmp_path / "data", [*events.SCHEMA, *meters.SCHEMA])
     yield opened
     opened.close()
 
@@ -55,7 +57,7 @@ def test_an_event_goes_when_it_is_old_and_its_duplicates_are_not_looked_for_any_
 ):
     monkeypatch.setattr(retention, "STEP", 3)
     store = EventStore(database, clock)
-    keeping = Retention(database, store, timedelta(days=40), clock)
+    keeping = Retention(database, store, MeterStore(database), timedelta(days=40), clock)
     late = made("late", NOW - timedelta(days=100))
 
     async def scenario() -> None:
@@ -90,15 +92,37 @@ def test_rollups_forget_what_is_gone(database, clock):
         await store.append([made("old", NOW), made("new", NOW + timedelta(days=30))], NOW)
         assert await total() == 2
         clock.now = NOW + timedelta(days=45)
-        assert await Retention(database, store, timedelta(days=40), clock).forget() == 1
+        assert await Retention(database, store, MeterStore(database), timedelta(days=40), clock).forget() == 1
         assert await total() == 1
+
+    asyncio.run(scenario())
+
+
+def test_what_meters_measured_by_the_hour_is_without_what_is_gone(database, clock):
+    store, meter_store = EventStore(database, clock), MeterStore(database)
+    late = made("late", NOW - timedelta(days=30))
+
+    async def scenario() -> None:
+        await meter_store.create(METER)
+        await store.append([made("old", NOW), made("new", NOW + timedelta(days=30))], NOW)
+        clock.now = NOW + timedelta(days=30)
+        await store.append([late], clock.now)
+        assert await database.write(lambda cursor: hours.roll(cursor, METER)) is False
+        clock.now = NOW + timedelta(days=45)
+        assert await Retention(database, store, meter_store, timedelta(days=40), clock).forget() == 1
+        span = NOW - timedelta(days=60), NOW + timedelta(days=60)
+        left = await database.reading(lambda cursor: read_usage(cursor, METER, {}, ["a"], *span))
+        rolled = await database.read("SELECT sum(number) FROM hours_1")
+        assert (left, rolled) == (2, [(2,)])
 
     asyncio.run(scenario())
 
 
 def test_it_goes_on_after_a_failure(database, clock, monkeypatch, caplog):
     monkeypatch.setattr(retention, "EVERY_SECONDS", 0)
-    keeping = Retention(database, EventStore(database, clock), timedelta(days=40), clock)
+    keeping = Retention(
+        database, EventStore(database, clock), MeterStore(database), timedelta(days=40), clock
+    )
     tries = asyncio.Event()
     forget, failures = keeping.forget, iter([True])
 

@@ -21,7 +21,7 @@ from metergate.embedded.domain.jsonpath import MISSING, look_up, parse_path
 from metergate.embedded.domain.meters import Aggregation, Meter, read_number
 from metergate.embedded.domain.query import MeterQuery
 from metergate.embedded.domain.windows import WindowSize, find_zone, window_end, window_start
-from metergate.embedded.store import events
+from metergate.embedded.store import events, hours
 from metergate.embedded.store.database import Database
 from metergate.embedded.store.events import EventStore
 from metergate.embedded.store.usage import MeterUsage
@@ -164,11 +164,20 @@ class Stage:
         self.runner = asyncio.Runner()
         self.examples = 0
 
-    def store(self, sent: list[Event]) -> None:
-        self.database.submit(lambda cursor: cursor.execute("DELETE FROM events") and None).result(10)
+    def store(self, sent: list[Event], rolled: int = 0, meter: Meter | None = None) -> None:
+        """These events; the first ``rolled`` of them also in the meter's table of hours."""
+
+        def begin(cursor: Any) -> None:
+            cursor.execute("DELETE FROM events")
+            hours.forget(cursor)
+
+        self.database.submit(begin).result(10)
         self.examples += 1
         renamed = [msgspec.structs.replace(event, id=f"{self.examples}-{event.id}") for event in sent]
         self.runner.run(EventStore(self.database, lambda: NOW).append(renamed, NOW))
+        if meter is not None and rolled:
+            for size in (1, rolled - 1):  # in two steps, so that hours come together of several rows
+                self.database.submit(lambda cursor, size=size: hours.roll(cursor, meter, size)).result(10)  # type: ignore[misc]
 
 
 @pytest.fixture(scope="module")
@@ -198,13 +207,14 @@ def make_events(given_events: list[tuple[str, int, Any]]) -> list[Event]:
     [("a", CHANGES[1] + shift, {"n": 1}) for shift in (-1800, -1, 0, 1, 1800)],
     MeterQuery(window=WindowSize.HOUR, zone=find_zone("Australia/Lord_Howe")),
     Aggregation.COUNT,
+    3,
 )
-@example([("a", 0, {"n": 1}), ("b", 0, {"n": 3}), ("a", 0, {"n": 2})], MeterQuery(), Aggregation.LATEST)
+@example([("a", 0, {"n": 1}), ("b", 0, {"n": 3}), ("a", 0, {"n": 2})], MeterQuery(), Aggregation.LATEST, 2)
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(made_events, questions, st.sampled_from(Aggregation))
-def test_a_meter_measures_what_the_slow_reading_finds(stage, given_events, question, aggregation):
+@given(made_events, questions, st.sampled_from(Aggregation), st.integers(0, 12))
+def test_a_meter_measures_what_the_slow_reading_finds(stage, given_events, question, aggregation, rolled):
     sent, meter = make_events(given_events), make_meter(aggregation)
-    stage.store(sent)
+    stage.store(sent, rolled, meter)
     rows = stage.runner.run(MeterUsage(stage.database).query(meter, question))
     found = {}
     for row in rows:

@@ -27,11 +27,13 @@ from msgspec.structs import astuple
 
 from metergate.embedded.domain.cloudevents import Event
 from metergate.embedded.domain.moments import Clock, to_database
+from metergate.embedded.store import hours
 from metergate.embedded.store.database import Cursor, Database, Overloaded, Unavailable
 from metergate.embedded.store.keys import PARTS, SeenKeys, event_key, part, shards_of
 from metergate.embedded.store.rollups import Rollups
 
 SCHEMA = [
+    *hours.SCHEMA,
     """
     CREATE TABLE IF NOT EXISTS events (
         seq BIGINT NOT NULL,            -- counts up in the order of storing
@@ -45,7 +47,7 @@ SCHEMA = [
         ingested_at TIMESTAMP NOT NULL,
         stored_at TIMESTAMP NOT NULL
     )
-    """
+    """,
 ]
 log = logging.getLogger("metergate.embedded")
 

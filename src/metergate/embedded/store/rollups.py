@@ -32,8 +32,7 @@ from metergate.embedded.domain.reading import is_exact, passes
 from metergate.embedded.domain.windows import MINUTE
 from metergate.embedded.store.database import Cursor
 from metergate.embedded.store.forms import FORMS, Form
-from metergate.embedded.store.statements import Statement
-from metergate.embedded.store.usage import where_clause
+from metergate.embedded.store.statements import Statement, where_clause
 
 MAX_ENTRIES = 500_000
 """Of all roll-ups together; one has an entry, and one more for each value of a UNIQUE_COUNT and for each of its last

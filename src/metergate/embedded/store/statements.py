@@ -11,7 +11,9 @@ from typing import Any
 
 from metergate.embedded.domain.filters import StringFilter, contains_pattern
 from metergate.embedded.domain.jsonpath import parse_path, to_pointer
-from metergate.embedded.domain.moments import to_database
+from metergate.embedded.domain.meters import Meter
+from metergate.embedded.domain.moments import SECOND, to_database, truncate
+from metergate.embedded.domain.query import MeterQuery
 from metergate.embedded.domain.time_filters import TimeFilter
 
 _COMPARISONS = {
@@ -100,3 +102,26 @@ def number_value(statement: Statement, path: str) -> str:
     strict = f"{text} > '*' AND right({text}, 1) > '*' AND NOT contains({text}, '_') AND NOT starts_with({text}, '+-')"
     number = f"TRY_CAST(CASE WHEN {strict} THEN {text} END AS DOUBLE)"
     return f"CASE WHEN isfinite({number}) THEN {number} END"
+
+
+def where_clause(sql: Statement, meter: Meter, question: MeterQuery) -> str:
+    """Which events the question is about; windows and groups do not matter here."""
+    clauses = [f"type = {sql.add(meter.event_type)}", *range_clauses(sql, meter, question)]
+    for dimension, condition in sorted(question.filters.items()):
+        clauses.append(filter_clause(sql, text_value(sql, meter.group_by[dimension]), condition))
+    return " AND ".join(clauses)
+
+
+def range_clauses(sql: Statement, meter: Meter, question: MeterQuery) -> list[str]:
+    """The question's times and subjects."""
+    clauses = []
+    starts = [start for start in (question.start, meter.event_from) if start is not None]
+    if starts:
+        clauses.append(f"time >= {sql.add(truncate(max(starts), SECOND))}")
+    if question.end is not None:
+        clauses.append(f"time < {sql.add(truncate(question.end, SECOND))}")
+    if question.subjects:
+        clauses.append(subject_clause(sql, question.subjects))
+    if question.customers:
+        clauses.append(subject_clause(sql, sorted(set().union(*question.customers.values()))))
+    return clauses

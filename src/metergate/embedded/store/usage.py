@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from metergate.embedded.domain.filters import StringFilter
@@ -29,15 +30,16 @@ from metergate.embedded.domain.meters import Aggregation, Meter
 from metergate.embedded.domain.moments import EPOCH, SECOND, from_database, truncate
 from metergate.embedded.domain.query import CUSTOMER, SUBJECT, MeterQuery, Row
 from metergate.embedded.domain.windows import MINUTE, WindowSize, from_local, offsets, window_end
+from metergate.embedded.store import hours
 from metergate.embedded.store.database import Cursor, Database
 from metergate.embedded.store.statements import (
     Statement,
-    filter_clause,
     number_value,
-    subject_clause,
     text_value,
+    where_clause,
 )
 
+LONG = timedelta(days=1200)
 _AGGREGATE = {
     Aggregation.SUM: "sum({0})",
     Aggregation.AVG: "avg({0})",
@@ -124,25 +126,45 @@ def query(cursor: Cursor, meter: Meter, question: MeterQuery) -> list[Row]:
     """The answer's rows; the question must have passed ``query_findings``."""
     sql = Statement()
     question = _with_known_range(cursor, meter, question)
-    where = where_clause(sql, meter, question)
+    chosen = _chosen(cursor, sql, meter, question)
     window = _window(sql, question)
-    groups = {f"g{index}": _group(sql, meter, question, key) for index, key in enumerate(question.group_by)}
-    value = _value(sql, meter)
+    groups = {f"g{index}": text for index, text in enumerate(_groups(sql, meter, question, chosen))}
     keys = (["w"] if window else []) + list(groups)
     columns = ([f"{window} AS w"] if window else []) + [f"{text} AS {name}" for name, text in groups.items()]
     grouped = f"GROUP BY {', '.join(keys)}" if keys else ""
-    selected = ", ".join([*columns, "min(time)", "max(time)", value])
-    statement = f"SELECT {selected} FROM events WHERE {where} {grouped} ORDER BY {_order(question)}"  # noqa: S608
+    selected = ", ".join([*columns, *chosen.values])
+    statement = f"SELECT {selected} FROM {chosen.rows} {grouped} ORDER BY {_order(question)}"  # noqa: S608
     rows = cursor.execute(statement, sql.parameters).fetchall()
     made = (_row(question, row) for row in rows)
     return [row for row in made if row is not None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What to read: rows by the hour or single events; ``values`` are first and last time and the value."""
+
+    rows: str
+    values: tuple[str, str, str]
+    by_hour: bool
+
+
+def _chosen(cursor: Cursor, sql: Statement, meter: Meter, question: MeterQuery) -> _Chosen:
+    rows = hours.source(cursor, sql, meter, question)
+    if rows is not None:
+        return _Chosen(
+            f"{rows} AS readings", ("min(first)", "max(last)", hours.VALUES[meter.aggregation]), True
+        )
+    where = where_clause(sql, meter, question)
+    return _Chosen(f"events WHERE {where}", ("min(time)", "max(time)", _value(sql, meter)), False)
+
+
 def _with_known_range(cursor: Cursor, meter: Meter, question: MeterQuery) -> MeterQuery:
-    """For windows by local time, the range in which there are events: only there do offsets from UTC matter,
-    and a question may span all years of the calendar.
+    """For windows by local time, the range in which there are events, where it may be long: only there do offsets
+    from UTC matter, and a question may span all years of the calendar.
     """
     if question.window in (None, WindowSize.MINUTE) or question.zone is UTC:
+        return question
+    if question.start and question.end and question.end - question.start < LONG:
         return question
     sql = Statement()
     where = where_clause(sql, meter, question)
@@ -156,23 +178,6 @@ def _with_known_range(cursor: Cursor, meter: Meter, question: MeterQuery) -> Met
 def measured(value: float) -> Decimal:
     """A meter's value as the number it stands for: 15 digits, which is what a sum of doubles is good for."""
     return Decimal(int(value)) if value.is_integer() else Decimal(f"{value:.15g}")
-
-
-def where_clause(sql: Statement, meter: Meter, question: MeterQuery) -> str:
-    """Which events the question is about; windows and groups do not matter here."""
-    clauses = [f"type = {sql.add(meter.event_type)}"]
-    starts = [start for start in (question.start, meter.event_from) if start is not None]
-    if starts:
-        clauses.append(f"time >= {sql.add(truncate(max(starts), SECOND))}")
-    if question.end is not None:
-        clauses.append(f"time < {sql.add(truncate(question.end, SECOND))}")
-    if question.subjects:
-        clauses.append(subject_clause(sql, question.subjects))
-    if question.customers:
-        clauses.append(subject_clause(sql, sorted(set().union(*question.customers.values()))))
-    for dimension, condition in sorted(question.filters.items()):
-        clauses.append(filter_clause(sql, text_value(sql, meter.group_by[dimension]), condition))
-    return " AND ".join(clauses)
 
 
 def _value(sql: Statement, meter: Meter) -> str:
@@ -208,14 +213,18 @@ def _offset(sql: Statement, question: MeterQuery) -> str:
     return f"(CASE {' '.join(cases)} ELSE {last} END)" if cases else last
 
 
-def _group(sql: Statement, meter: Meter, question: MeterQuery, key: str) -> str:
+def _groups(sql: Statement, meter: Meter, question: MeterQuery, chosen: _Chosen) -> list[str]:
+    return [_group(sql, meter, question, key, by_hour=chosen.by_hour) for key in question.group_by]
+
+
+def _group(sql: Statement, meter: Meter, question: MeterQuery, key: str, *, by_hour: bool) -> str:
     if key == SUBJECT:
         return "subject"
     if key == CUSTOMER:
         pairs = [(subject, customer) for customer, keys in question.customers.items() for subject in keys]
         subjects, customers = sql.add([pair[0] for pair in pairs]), sql.add([pair[1] for pair in pairs])
         return f"({customers}::VARCHAR[])[list_position({subjects}::VARCHAR[], subject)]"
-    return text_value(sql, meter.group_by[key])
+    return hours.column_of(meter, key) if by_hour else text_value(sql, meter.group_by[key])
 
 
 def _order(question: MeterQuery) -> str:
@@ -242,8 +251,12 @@ def _bounds(question: MeterQuery, row: tuple[Any, ...]) -> tuple[datetime, datet
     if question.window is None:
         first, last = (EPOCH if moment is None else from_database(moment) for moment in row[-3:-1])
         return question.start or truncate(first, MINUTE), question.end or truncate(last, MINUTE) + MINUTE
-    if question.window in (WindowSize.DAY, WindowSize.MONTH):
-        start = from_local(row[0], question.zone)
-    else:
-        start = from_database(row[0])
-    return start, window_end(start, question.window, question.zone)
+    return _window_bounds(row[0], question.window, question.zone)
+
+
+@lru_cache(4096)
+def _window_bounds(shown: datetime, window: WindowSize, zone: tzinfo) -> tuple[datetime, datetime]:
+    """Of the window that a row shows: the same for many rows where they are grouped."""
+    local = window in (WindowSize.DAY, WindowSize.MONTH)
+    start = from_local(shown, zone) if local else from_database(shown)
+    return start, window_end(start, window, zone)
