@@ -117,7 +117,7 @@ def test_every_503_says_when_to_try_again(openmeter, error, path):
         "/api/v1/features/tokens/cost/query",
         "/api/v3/openmeter/subscriptions",
         "/api/v3/openmeter/customers/x/charges",
-        "/api/v3/openmeter/features",
+        "/api/v3/openmeter/features/x/cost/query",
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -42,6 +42,24 @@ def test_each_operator_passes_what_it_says(written, passing, failing):
 
 
 @pytest.mark.parametrize(
+    ("written", "passes"),
+    [
+        ({"$eq": "a"}, False),
+        ({"$ne": "a"}, False),
+        ({"$in": ["a"]}, False),
+        ({"$nin": ["a"]}, False),
+        ({"$ncontains": "a"}, False),
+        ({"$exists": True}, False),
+        ({"$exists": False}, True),
+        ({"$or": [{"$exists": False}, {"$eq": "a"}]}, True),
+        ({"$and": [{"$exists": False}, {"$ne": "a"}]}, False),
+    ],
+)
+def test_a_missing_value_passes_no_comparison(written, passes):
+    assert matches(parse_filter(written), None) is passes
+
+
+@pytest.mark.parametrize(
     "written",
     [
         [],

@@ -21,7 +21,9 @@ from metergate.embedded.api import (
     unserved,
 )
 from metergate.embedded.api.v3 import access as access_v3
+from metergate.embedded.api.v3 import customers as customers_v3
 from metergate.embedded.api.v3 import events as events_v3
+from metergate.embedded.api.v3 import features as features_v3
 from metergate.embedded.api.v3 import meters as meters_v3
 from metergate.embedded.api.v3 import query as query_v3
 
@@ -43,6 +45,8 @@ MODULES = (
     meters_v3,
     query_v3,
     access_v3,
+    customers_v3,
+    features_v3,
     debug,
     administration,
     unserved,

@@ -20,8 +20,10 @@ UNSERVED = (
     *(f"/api/v1/{name}" for name in ("product-catalog", "stripe", "subscriptions")),
     *(f"{_CUSTOMER}/{name}" for name in ("apps", "stripe", "subscriptions")),
     f"{_FEATURE}/cost",
-    *(f"{_V3}/{name}" for name in ("addons", "apps", "billing", "charges", "currencies", "customers")),
-    *(f"{_V3}/{name}" for name in ("defaults", "entitlements", "features", "governance", "grants")),
+    *(f"{_V3}/customers/{{id}}/{name}" for name in ("billing", "charges", "credits", "entitlements")),
+    f"{_V3}/features/{{id}}/cost",
+    *(f"{_V3}/{name}" for name in ("addons", "apps", "billing", "charges", "currencies")),
+    *(f"{_V3}/{name}" for name in ("defaults", "entitlements", "governance", "grants")),
     *(f"{_V3}/{name}" for name in ("invoices", "llm-cost", "notification", "notifications", "plans")),
     *(f"{_V3}/{name}" for name in ("profiles", "subscriptions", "tax-codes")),
 )

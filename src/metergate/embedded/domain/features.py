@@ -51,6 +51,7 @@ class FeatureInput(Struct, frozen=True, rename="camel", kw_only=True):
     meter_group_by_filters: dict[str, str] | UnsetType = UNSET
     advanced_meter_group_by_filters: dict[str, dict[str, Any]] | UnsetType = UNSET
     unit_cost: UnitCost | UnsetType = UNSET
+    description: Annotated[str, Meta(max_length=1024)] | UnsetType = UNSET
 
     @property
     def filters(self) -> dict[str, dict[str, Any]]:
@@ -73,6 +74,7 @@ class Feature(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=T
     meter_slug: str | None = None
     filters: dict[str, dict[str, Any]] = {}
     unit_cost: UnitCost | None = None
+    description: str | None = None
 
     @property
     def simple_filters(self) -> dict[str, str]:
@@ -127,4 +129,5 @@ def make_feature(given: FeatureInput, identifier: str, now: datetime) -> Feature
         meter_slug=given.meter_slug or None,
         filters=given.filters,
         unit_cost=given.unit_cost or None,
+        description=given.description or None,
     )

@@ -77,17 +77,20 @@ def contains_pattern(text: str) -> str:
     return "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"
 
 
-def matches(condition: StringFilter, value: str) -> bool:
-    """Whether the value passes: the meaning of a filter, of which the store's SQL is the fast form."""
+def matches(condition: StringFilter, value: str | None) -> bool:
+    """Whether the value passes: the meaning of a filter, of which the store's SQL is the fast form.
+
+    As in SQL, a value that is missing passes no comparison.
+    """
     operator, operand = condition.operator, condition.operand
     if isinstance(operand, bool):
-        return operand
+        return operand == (value is not None)
     if isinstance(operand, str):
-        return _compare(operator, operand, value)
+        return value is not None and _compare(operator, operand, value)
     if operator in GROUPS:
         results = [matches(child, value) for child in operand if isinstance(child, StringFilter)]
         return all(results) if operator == "$and" else not results or any(results)
-    return (value in operand) == (operator == "$in")
+    return value is not None and (value in operand) == (operator == "$in")
 
 
 def _compare(operator: str, operand: str, value: str) -> bool:

@@ -9,7 +9,14 @@ from datetime import datetime
 import msgspec
 
 from metergate.embedded.api.problems import Conflict, Invalid, NotFound
-from metergate.embedded.domain.features import Feature, FeatureInput, check_feature, check_meter, make_feature
+from metergate.embedded.domain.features import (
+    Feature,
+    FeatureInput,
+    UnitCost,
+    check_feature,
+    check_meter,
+    make_feature,
+)
 from metergate.embedded.domain.identifiers import new_id
 from metergate.embedded.domain.meters import Meter
 from metergate.embedded.store.database import Cursor, Database
@@ -76,6 +83,12 @@ class FeatureStore:
                     raise Invalid(wrong)
                 given = msgspec.structs.replace(given, meter_slug=meter.slug)
             return await self._save(make_feature(given, new_id(now), now))
+
+    async def price(self, identifier: str, cost: UnitCost | None, now: datetime) -> Feature:
+        """The feature with another price of a unit, or none. Raises NotFound."""
+        async with self._changes:
+            feature = self.find(identifier)
+            return await self._save(msgspec.structs.replace(feature, unit_cost=cost, updated_at=now))
 
     async def archive(self, id_or_key: str, now: datetime) -> None:
         """No new entitlements for it from now on; its key is free. Raises NotFound, Invalid."""

@@ -21,12 +21,11 @@ from metergate.embedded.api.access import values_at
 from metergate.embedded.api.listing import present
 from metergate.embedded.api.problems import NotFound, Problem
 from metergate.embedded.api.requests import json_body, json_response, parameter_error, without_nulls
-from metergate.embedded.api.v3.customers import customer_view
+from metergate.embedded.api.v3.customers import customer_view, find_customer
 from metergate.embedded.api.v3.parameters import MAX_SIZE, page_number
 from metergate.embedded.domain.cursors import IdCursor, decode_id_cursor
 from metergate.embedded.domain.customers import Customer
 from metergate.embedded.domain.entitlements import Entitlement, Value
-from metergate.embedded.domain.identifiers import is_id
 from metergate.embedded.domain.moments import format_rfc3339
 from metergate.embedded.services import Services
 
@@ -77,10 +76,7 @@ def routes(services: Services) -> list[Route]:
 
 
 async def _of_customer(services: Services, request: Request) -> Response:
-    given = request.path_params["customer"]
-    if not is_id(given):
-        raise parameter_error("customerId", "string doesn't match the regular expression of a ULID", "path")
-    customer = services.catalog.customers.find_active(given)
+    customer = services.catalog.customers.find_active(find_customer(services, request).id)
     (values,) = await _values(services, [customer])
     shown = [
         present(

@@ -16,13 +16,7 @@ from starlette.routing import Route
 from metergate.embedded.api.meters import Description, MeterInput, Name, Slug, input_findings, new_meter
 from metergate.embedded.api.problems import Invalid
 from metergate.embedded.api.requests import json_body, json_response, parameter_error, without_nulls
-from metergate.embedded.api.v3.parameters import (
-    DEFAULT_SIZE,
-    filters,
-    page_number,
-    sorting,
-    text_filter,
-)
+from metergate.embedded.api.v3.parameters import filters, page_of, sorting, text_filter
 from metergate.embedded.domain.filters import matches
 from metergate.embedded.domain.identifiers import is_id
 from metergate.embedded.domain.meters import Aggregation, Meter, group_by_findings
@@ -31,8 +25,6 @@ from metergate.embedded.domain.query import CUSTOMER, SUBJECT
 from metergate.embedded.services import Services
 
 PATH = "/api/v3/openmeter/meters"
-_MAX_SIZE = 1000
-_MAX_NUMBER = 1_000_000
 _ORDERS = {
     "created_at": lambda meter: meter.created_at,
     "key": lambda meter: meter.slug,
@@ -113,8 +105,6 @@ def find_meter(services: Services, request: Request) -> Meter:
 
 
 async def _list(services: Services, request: Request) -> Response:
-    size = page_number(request, "size", DEFAULT_SIZE, _MAX_SIZE)
-    number = page_number(request, "number", 1, _MAX_NUMBER)
     given = filters(request, ("key", "name"))
     by, descending = sorting(request, _ORDERS, descending=False)
     wanted = {name: text_filter(name, given[name]) for name in given}
@@ -127,10 +117,7 @@ async def _list(services: Services, request: Request) -> Response:
         )
     ]
     found.sort(key=_ORDERS[by], reverse=descending)
-    shown = [describe(meter) for meter in found[(number - 1) * size : number * size]]
-    return json_response(
-        {"data": shown, "meta": {"page": {"size": size, "number": number, "total": len(found)}}}
-    )
+    return json_response(page_of(request, found, describe))
 
 
 async def _create(services: Services, request: Request) -> Response:

@@ -6,9 +6,9 @@ Rules: OpenMeter's api/v3/filters (parse.go, convert.go) and api/v3/request.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -34,6 +34,7 @@ _TEXT_OPERATORS = {
     "contains": "$contains",
 }
 _TIME_OPERATORS = {name: f"${name}" for name in ("eq", "gt", "gte", "lt", "lte")}
+Item = TypeVar("Item")
 T = TypeVar("T", StringFilter, TimeFilter)
 
 
@@ -46,6 +47,13 @@ def page_number(request: Request, name: str, default: int, most: int) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", given) or not 1 <= int(given) <= most:
         raise parameter_error(field, f"must be between 1 and {most}")
     return int(given)
+
+
+def page_of(request: Request, items: Sequence[Item], view: Callable[[Item], Any]) -> dict[str, Any]:
+    """The page of these items that is asked for."""
+    size, number = page_number(request, "size", DEFAULT_SIZE, 1000), page_number(request, "number", 1, 10**6)
+    shown = [view(item) for item in items[(number - 1) * size : number * size]]
+    return {"data": shown, "meta": {"page": {"size": size, "number": number, "total": len(items)}}}
 
 
 def filters(request: Request, known: Collection[str]) -> dict[str, list[tuple[str, str]]]:

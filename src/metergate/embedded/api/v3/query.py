@@ -19,6 +19,7 @@ from starlette.routing import Route
 from metergate.embedded.api.csv import csv_response, to_second
 from metergate.embedded.api.problems import Invalid, Issue
 from metergate.embedded.api.requests import json_body, json_response, without_nulls
+from metergate.embedded.api.v3.filters import in_version_1
 from metergate.embedded.api.v3.meters import PATH, find_meter
 from metergate.embedded.domain.filters import StringFilter, parse_filter
 from metergate.embedded.domain.meters import Meter
@@ -32,17 +33,6 @@ SIZES = {
     "PT1H": WindowSize.HOUR,
     "P1D": WindowSize.DAY,
     "P1M": WindowSize.MONTH,
-}
-_OPERATORS = {
-    "eq": "$eq",
-    "neq": "$ne",
-    "in": "$in",
-    "nin": "$nin",
-    "contains": "$contains",
-    "ncontains": "$ncontains",
-    "exists": "$exists",
-    "and": "$and",
-    "or": "$or",
 }
 _DEPTH = 2
 _ONLY_EQUALS = "only eq and in filter operators are supported for this field"
@@ -165,23 +155,9 @@ def _filters(meter: Meter, conditions: Mapping[str, Mapping[str, Any]]) -> dict[
 
 def _parse(condition: Mapping[str, Any], field: str) -> StringFilter | None:
     try:
-        return parse_filter(_in_version_1(condition), depth=_DEPTH)
+        return parse_filter(in_version_1(condition), depth=_DEPTH)
     except ValueError as exception:
         raise Issue("invalid_filter", str(exception), field) from exception
-
-
-def _in_version_1(condition: Any) -> Any:
-    """The filter with the operators' names of version 1. Raises ValueError for one it does not have."""
-    if not isinstance(condition, Mapping):
-        return condition
-    renamed = {}
-    for operator, operand in condition.items():
-        if operator not in _OPERATORS:
-            raise ValueError(f"unknown filter operator {operator}")
-        if operator in ("and", "or") and isinstance(operand, list):
-            operand = [_in_version_1(each) for each in operand]
-        renamed[_OPERATORS[operator]] = operand
-    return renamed
 
 
 def _describe(row: Row) -> dict[str, Any]:
