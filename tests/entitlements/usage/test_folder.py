@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -36,6 +37,25 @@ while held < 200 and taken + held < 100_000:
 print(json.dumps([taken, place.number, ledger.folder.own]), flush=True)
 sys.stdin.readline()
 """
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """``small_disk(size)``: the path of a disk of so many bytes."""
+    disk = tmp_path / "disk"
+    mounted = []
+
+    def mount(size):
+        disk.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("a disk of its own cannot be mounted here")
+        mounted.append(disk)
+        return disk
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 def ledger_in(folder, clock=time.monotonic, **options):
@@ -218,3 +238,30 @@ def test_a_held_place_is_never_given_away():
 def test_nothing_is_seen_before_anything_was_said():
     ledger = ledger_in(None)
     assert ledger.seen() == (NEVER,)
+
+
+def test_a_full_disk_counts_no_more_subjects_and_ends_no_process(small_disk):
+    """A write into a mapped file that has no blocks on a full disk is a SIGBUS."""
+    disk = small_disk(26 << 20)
+    ledger = ledger_in(disk / "usage")
+    known = ledger.place("acme", "calls")
+    filler = disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 16))
+    places = [ledger.place(f"s{number}", "calls") for number in range(10_000)]
+    for place in places:
+        if place is not None:
+            ledger.spend(place, 1)
+    assert places[0] is not None
+    assert places[-1] is None
+    ledger.spend(known, 1)
+    assert ledger.committed(known) == 1
+    filler.unlink()
+    assert ledger.place("s9999", "calls") is not None
+    ledger.folder.close()
+
+
+def test_a_folder_on_a_full_disk_cannot_be_opened(small_disk):
+    with pytest.raises(OSError, match="space"):
+        Folder(small_disk(1 << 20) / "usage")

@@ -11,6 +11,7 @@ Without a folder everything is in this process's memory, and so is the count.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
@@ -24,6 +25,8 @@ from metergate.entitlements.usage.places import MOST_PLACES, Places
 TABLE = "places"
 LAYOUT = 1
 MOST_COLUMNS = 256
+ROOM = 4096
+"""Places that a column gets room for at a time."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -52,6 +55,7 @@ class Folder:
         self._depth = 0
         self.is_new = True
         """Whether nothing was counted in it before."""
+        self._room = most_places
         if path is None:
             words = memoryview(mmap.mmap(-1, places.bytes_for(most_places)))
             self.columns = [Column(memoryview(mmap.mmap(-1, column.bytes_for(most_places))).cast("d"))]
@@ -64,10 +68,13 @@ class Folder:
         self._lock_file = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         with self._locked():
             self.is_new = _forget_other_boots(path, most_places)
-            table = self._map(path / TABLE, places.bytes_for(most_places))
+            table = self._map(path / TABLE, places.bytes_for(most_places), allocate=True)
             self.places = Places(table.cast("Q"), most_places, self._locked)
             self.columns = []
+            self._room = 0
             self.own = self._take_column(path)
+            if not self.make_room(0):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             begin(self)
             if self.is_new:
                 (path / "boot").write_text(_boot(most_places), encoding="ascii")
@@ -77,6 +84,20 @@ class Folder:
         while self.path is not None and len(self.columns) < self.places.columns:
             numbers = self._map(self.path / f"column-{len(self.columns)}", column.bytes_for(self._most))
             self.columns.append(Column(numbers.cast("d")))
+
+    def make_room(self, place: int) -> bool:
+        """See to it that this process may write its cell of a place; False where the disk is full.
+
+        A write into a mapped file that the disk has no room for would end the process.
+        """
+        if place >= self._room:
+            room = min((place // ROOM + 1) * ROOM, self._most)
+            try:
+                os.posix_fallocate(self._files[0], 0, column.bytes_for(room))
+            except OSError:
+                return False
+            self._room = room
+        return True
 
     @contextlib.contextmanager
     def borrowed(self, number: int) -> Iterator[bool]:
@@ -106,15 +127,17 @@ class Folder:
                 self._files.append(file)
                 self.places.columns = max(self.places.columns, number + 1)
                 self.refresh()
-                self.columns[number].drop_held(self._most)
+                self.columns[number].drop_held(len(self.places))
                 return number
             os.close(file)
         raise OSError(f"{path} is in use by {MOST_COLUMNS} processes")
 
-    def _map(self, path: Path, length: int) -> memoryview:
+    def _map(self, path: Path, length: int, *, allocate: bool = False) -> memoryview:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            if os.fstat(file).st_size < length:
+            if allocate:
+                os.posix_fallocate(file, 0, length)
+            elif os.fstat(file).st_size < length:
                 os.ftruncate(file, length)
             return memoryview(mmap.mmap(file, length))
         finally:

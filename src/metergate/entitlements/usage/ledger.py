@@ -151,9 +151,10 @@ class Ledger:
 
     def place(self, subject: str, feature: str) -> Place | None:
         """The place of this feature of this subject; None where there is no room for another."""
-        return self.folder.places.find(subject, feature) or self.folder.places.add(
+        place = self.folder.places.find(subject, feature) or self.folder.places.add(
             subject, feature, self._is_idle
         )
+        return place if place is not None and self.folder.make_room(place.number) else None
 
     def _columns(self) -> list[Column]:
         """Those of all processes, also of one that started just now."""
