@@ -89,7 +89,7 @@ async def ingest(
         if not events and content_type != BATCH:
             raise InvalidEvents("invalid event: no events found")
         await services.events.append(events, received)
-    services.notifier.used({event.subject for event in events})
+    services.notifier.used(event.subject for event in events)
 
 
 async def _list(services: Services, request: Request) -> Response:

@@ -51,6 +51,7 @@ class Notifier:
         self._subjects: set[str] = set()
         self._entitlements: set[str] = set()
         self._ends: list[tuple[datetime, str]] = []
+        self._end_of: dict[str, datetime] = {}
         self._sending: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -144,7 +145,8 @@ class Notifier:
                     await self._apply(rule, entitlement, value, now)
         for entitlement in entitlements:
             period = usage_period_at(entitlement, now)
-            if period is not None:
+            if period is not None and self._end_of.get(entitlement.id) != period.end:
+                self._end_of[entitlement.id] = period.end
                 heapq.heappush(self._ends, (period.end, entitlement.id))
 
     async def _apply(self, rule: Rule, entitlement: Entitlement, value: Value, now: datetime) -> None:
