@@ -25,6 +25,8 @@ _NO_RESERVES: Mapping[str, float] = {}
 VISIBILITY_MARGIN = 0.1
 """Seconds added to what a server says of itself: for clocks."""
 _LOOK_SECONDS = 0.05
+_MOST_SECONDS = 30.0
+"""How long one looks who is waited for; nobody waits longer than their ``timeoutSeconds``."""
 
 
 class CountSource(CatalogSource, EntitlementSource, Protocol):
@@ -51,6 +53,7 @@ class Counted:
         self._source = source
         self.learning = Learning(source, local, clock, catalog_file)
         self._soft = SoftLimits(source, clock)
+        self._settling: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     # --- asking
 
@@ -92,15 +95,29 @@ class Counted:
                 continue
             if self.is_sure(subject, snapshot, held.feature, check):
                 return snapshot
-            while not self.local.is_settled(snapshot.ceilings, held.feature):
-                await asyncio.sleep(_LOOK_SECONDS)
-                self.local.ledger.tend(left_behind=True)
+            await self._settled(subject, held.feature, snapshot)
             again = await read_again()
             if again is None:
                 return snapshot
             snapshot = again
         held.release()
         return snapshot
+
+    async def _settled(self, subject: str, feature: str, snapshot: Snapshot) -> None:
+        """Wait until an answer would hold all that was recorded here: one looks, for all who wait."""
+        waiting = self._settling.get((subject, feature))
+        if waiting is None:
+            waiting = asyncio.get_running_loop().create_task(self._look(snapshot, feature))
+            self._settling[subject, feature] = waiting
+            waiting.add_done_callback(lambda _: self._settling.pop((subject, feature), None))
+        await asyncio.shield(waiting)
+
+    async def _look(self, snapshot: Snapshot, feature: str) -> None:
+        looks = int(_MOST_SECONDS / _LOOK_SECONDS)
+        while looks and not self.local.is_settled(snapshot.ceilings, feature):
+            looks -= 1
+            await asyncio.sleep(_LOOK_SECONDS)
+            self.local.ledger.tend(left_behind=True)
 
     def is_sure(self, subject: str, snapshot: Snapshot, feature: str, check: EntitlementCheck) -> bool:
         """Whether `make_sure` would find out nothing: the limit is hard, and doubts would last too long."""
