@@ -161,26 +161,28 @@ def test_a_forked_child_sends_its_own_events_and_nothing_of_its_parents(deliver,
     assert ids(openmeter.received) == ["echild", "eparent"]
 
 
-def test_a_forked_child_begins_to_count_anew_under_a_name_of_its_own(deliver, event, openmeter, fork):
+def test_a_forked_child_begins_to_count_anew_and_leaves_its_parents_events_alone(
+    deliver, event, openmeter, fork
+):
     delivery = deliver(max_delay_ms=3_600_000)
     delivery.start()
     delivery.record(event("sent"), 1)
     assert delivery.flush(10)
     delivery.record(event("waiting"), 1)
-    parents = (delivery.recorded, delivery.settled, delivery.writer)
-    assert parents[:2] == (len(event("sent") + event("waiting")), len(event("sent")))
+    parents = (delivery.recorded, delivery.settled)
+    is_sent = delivery.mark_unsent()
+    assert parents == (len(event("sent") + event("waiting")), len(event("sent")))
 
     def work():
-        assert (delivery.recorded, delivery.settled, delivery.writer) == (0, 0, None)
-        assert delivery.unsent_writers() == {parents[2]}
+        assert (delivery.recorded, delivery.settled) == (0, 0)
         delivery.record(event("child"), 1)
         assert (delivery.recorded, delivery.settled) == (len(event("child")), 0)
         assert delivery.flush(10)
         assert delivery.settled == len(event("child"))
-        return b"y" if delivery.writer not in (None, parents[2]) else b"n"
+        return b"n" if is_sent() else b"y"
 
     assert fork(work) == b"y"
-    assert (delivery.recorded, delivery.settled, delivery.writer) == parents
+    assert (delivery.recorded, delivery.settled) == parents
 
 
 def test_a_child_of_a_parent_that_has_sent_can_still_send(deliver, event, openmeter, fork, ids):

@@ -1,4 +1,4 @@
-"""What is unsent on disk, and whose: exact while others send, adopt and die, and without being in their way."""
+"""What is unsent on disk: exact while others send, adopt and die, and without being in their way."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 from metergate.delivery.batch import Limits
 from metergate.delivery.destination import describe
 from metergate.delivery.files import Files
-from metergate.delivery.segment import claim
+from metergate.delivery.segment import claim, writer_of
 from metergate.delivery.sent import SentOptions
 from metergate.delivery.source import SegmentSource
 from metergate.delivery.spool import Spool, SpoolOptions
-from metergate.delivery.unsent import unsent_writers
+from metergate.delivery.unsent import are_settled, unsent_ends, unsent_events
 from metergate.delivery.wake import Wake
 
 
@@ -35,38 +35,42 @@ def segments(spool):
 
 def test_before_anything_is_recorded_there_is_nothing(deliver, spool):
     delivery = deliver()
-    assert (delivery.writer, delivery.unsent_writers(), list(delivery.unsent_events())) == (None, set(), [])
+    assert delivery.mark_unsent()()
+    assert list(delivery.unsent_events()) == []
     assert not spool.exists(), "looking makes no folder"
 
 
-def test_memory_leaves_nothing_on_disk_and_has_no_name(deliver, event):
+def test_memory_leaves_nothing_on_disk(deliver, event):
     delivery = deliver(durability="memory")
     delivery.record(event(1), 1)
-    assert (delivery.writer, delivery.unsent_writers(), list(delivery.unsent_events())) == (None, set(), [])
+    assert delivery.mark_unsent()()
+    assert list(delivery.unsent_events()) == []
 
 
-def test_a_live_writer_is_among_them_until_its_last_event_is_settled(deliver, event, openmeter):
+def test_what_is_unsent_stays_so_until_its_last_event_is_settled(deliver, event, openmeter):
     first, second = deliver(max_delay_ms=3_600_000), deliver()
     for number in range(3):
         first.record(event(number), 1)
-    assert first.unsent_writers() == set(), "its own is not among them"
-    assert second.unsent_writers() == {first.writer}
+    questions = [first.mark_unsent(), second.mark_unsent()]
+    assert [question() for question in questions] == [False, False], "its own, and another's"
     openmeter.hold()
     first.start()
     assert not first.flush(0.1)
     openmeter.wait_for_requests(1)
-    assert second.unsent_writers() == {first.writer}, "stored there, and not yet acknowledged"
+    assert [question() for question in questions] == [False, False], "stored there, and not yet acknowledged"
     openmeter.let_go()
     assert first.flush(10)
-    assert second.unsent_writers() == set()
+    assert [question() for question in questions] == [True, True]
     first.record(event(3), 1)
-    assert second.unsent_writers() == {first.writer}
+    assert not second.mark_unsent()()
+    assert [question() for question in questions] == [True, True], "of what was unsent then"
 
 
 def test_another_destination_is_none_of_ours(deliver, event):
     deliver(api_key="another").record(event(1), 1)
     delivery = deliver()
-    assert (delivery.unsent_writers(), list(delivery.unsent_events())) == (set(), [])
+    assert delivery.mark_unsent()()
+    assert list(delivery.unsent_events()) == []
 
 
 def test_the_events_of_all_writers_are_read_from_their_cursors_on(deliver, event, openmeter):
@@ -92,7 +96,7 @@ def test_torn_and_damaged_lines_are_passed_over(deliver, event, segments):
         file.write(event(3)[:20])
     assert ids_of(deliver().unsent_events()) == ["e1", "e2"]
     path.write_bytes(event(3)[:20])
-    assert deliver().unsent_writers() == set(), "half a line is no event"
+    assert deliver().mark_unsent()(), "half a line is no event"
 
 
 def test_looking_changes_nothing_and_is_in_nobodys_way(deliver, event, segments, spool):
@@ -104,16 +108,17 @@ def test_looking_changes_nothing_and_is_in_nobodys_way(deliver, event, segments,
 
     gone = deliver()
     gone.record(event(1) + event(2), 2)
-    name = gone.writer
     gone.close(0)
-    with next(segments().glob("*.jsonl")).open("ab") as file:
+    path = next(segments().glob("*.jsonl"))
+    with path.open("ab") as file:
         file.write(b'{"torn')
     before = files()
     looking = deliver()
     lines = looking.unsent_events()
     next(lines)
-    assert looking.unsent_writers() == {name}
-    lock = claim(segments(), name)
+    is_settled = looking.mark_unsent()
+    assert not is_settled()
+    lock = claim(segments(), writer_of(path.name))
     assert lock is not None, "whoever wants to adopt it can, amid the reading"
     lock.close()
     assert len(list(lines)) == 1
@@ -143,7 +148,7 @@ def test_reading_takes_little_memory_however_much_there_is(deliver, event):
         tracemalloc.stop()
 
 
-def test_a_writer_that_always_has_something_unsent_is_always_among_them(spool, event):
+def test_nothing_that_was_recorded_before_the_question_is_unsent_once_the_answer_is_yes(spool, event):
     files = Files()
     options = SpoolOptions(spool, describe("http://openmeter.test", "key"), segment_bytes=1)
     writer = Spool(options, files=files, wake=Wake(), clock=time.monotonic, wall_clock=time.time)
@@ -152,23 +157,34 @@ def test_a_writer_that_always_has_something_unsent_is_always_among_them(spool, e
         files, folder, writer.segments, writer.retired, durable=False, sent=SentOptions(keep_seconds=0)
     )
     writer.record(event(0), 1)
+    recorded = [0]
     stop = threading.Event()
+
+    def numbers(lines):
+        return [int(name[1:]) for name in ids_of(lines)]
 
     def go_on():
         number = 1
         while not stop.is_set():
             writer.record(event(number), 1)  # in the next segment, and only then is the one before settled
+            recorded.append(number)
             source.settle(source.next_batch(Limits(1)))
             number += 1
 
     thread = threading.Thread(target=go_on)
     thread.start()
     try:
-        seen = [unsent_writers(folder.segments) for _ in range(500)]
+        answers = set()
+        for _ in range(500):
+            before = recorded[-1]
+            answers.add(yes := are_settled(unsent_ends(folder.segments)))
+            if yes:
+                late = [number for number in numbers(unsent_events(folder.segments)) if number <= before]
+                assert late == []
     finally:
         stop.set()
         thread.join()
-    assert seen == [{writer.writer}] * 500
+    assert False in answers, "something is unsent at any moment"
     source.close()
     writer.close(5)
 
@@ -183,7 +199,7 @@ for number in range(int(events)):
     delivery.record(json.dumps(event).encode() + b"\\n", 1)
 if name == "adopter":
     delivery.start()
-print(delivery.writer or "", flush=True)
+print("ready", flush=True)
 sys.stdin.read()
 """
 
@@ -194,7 +210,7 @@ class Process:
     def __init__(self, url, spool, events, name):
         command = [sys.executable, "-c", PROCESS, url, str(spool), str(events), name]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.writer = self._process.stdout.readline().strip()
+        assert self._process.stdout.readline() == "ready\n"
 
     def kill(self):
         self._process.send_signal(signal.SIGKILL)
@@ -216,14 +232,15 @@ def process(openmeter, spool):
         each.kill()
 
 
-def test_the_dead_are_among_them_until_all_is_settled_also_when_their_adopter_is_killed(
+def test_what_the_dead_left_is_unsent_until_all_is_settled_also_when_their_adopter_is_killed(
     deliver, openmeter, process, eventually
 ):
     dead = process(50, "dead")
     looking = deliver()
-    assert looking.unsent_writers() == {dead.writer}
+    is_settled = looking.mark_unsent()
+    assert not is_settled()
     dead.kill()
-    assert looking.unsent_writers() == {dead.writer}
+    assert not is_settled()
     assert ids_of(looking.unsent_events()) == [f"dead{number}" for number in range(50)]
     acknowledged = 14
 
@@ -235,17 +252,17 @@ def test_the_dead_are_among_them_until_all_is_settled_also_when_their_adopter_is
     openmeter.refuse(hold_after_two_batches)
     adopter = process(0, "adopter")
     openmeter.wait_until(lambda: len(openmeter.received) > acknowledged)
-    assert looking.unsent_writers() == {dead.writer}
+    assert not is_settled()
     adopter.kill()
-    assert looking.unsent_writers() == {dead.writer}
+    assert not is_settled()
     assert ids_of(looking.unsent_events()) == [f"dead{number}" for number in range(acknowledged, 50)]
     watch = []
-    openmeter.refuse(lambda _event: watch.append(looking.unsent_writers()))
+    openmeter.refuse(lambda _event: watch.append(is_settled()))
     openmeter.let_go()
     heir = deliver(batch_size=7)
     heir.start()
     openmeter.wait_for_events(50)
-    assert set(watch) == {frozenset({dead.writer})}
+    assert set(watch) == {False}
     assert [each["id"] for each in openmeter.events] == [f"dead{number}" for number in range(50)]
-    eventually(lambda: not looking.unsent_writers())
+    eventually(is_settled)
     assert list(looking.unsent_events()) == []

@@ -25,7 +25,7 @@ from metergate.delivery.sent import SentOptions
 from metergate.delivery.spool import SpoolOptions
 from metergate.delivery.statistics import DeliveryStatistics
 from metergate.delivery.store import DiskStore, MemoryStore, Store
-from metergate.delivery.unsent import are_settled, unsent_ends, unsent_events, unsent_writers
+from metergate.delivery.unsent import are_settled, unsent_ends, unsent_events
 from metergate.delivery.wake import Wake
 from metergate.errors import UsageError
 from metergate.openmeter.ingest import IngestClient
@@ -198,31 +198,9 @@ class Delivery:
         return self._life.store.settled_bytes
 
     @property
-    def writer(self) -> str | None:
-        """The name of this process's segments in the spool, by which ``unsent_writers`` of other processes knows it.
-
-        None for ``memory``, and before the first ``record`` or a moment after ``start``. Another one in a forked child, after
-        ``close``, and where somebody removed the spool.
-        """
-        return self._life.store.writer
-
-    @property
     def keeps_on_disk(self) -> bool:
         """Whether recorded events are in files until they are settled."""
         return self._folder is not None
-
-    def unsent_writers(self) -> frozenset[str]:
-        """All other writers of this destination, alive or dead, that have events on disk which are not settled.
-
-        A dead one stays among them until the last of its events is settled, whoever adopts it. Lists the folder and reads
-        the end of a cursor for each of its segments: for about once a second. Empty for ``memory``.
-
-        Raises:
-            OSError: the spool cannot be read.
-        """
-        if self._folder is None:
-            return frozenset()
-        return unsent_writers(self._folder).difference((self.writer or "",))
 
     def mark_unsent(self) -> Callable[[], bool]:
         """A question: are all events settled that are on disk now and are not, whoever recorded them?

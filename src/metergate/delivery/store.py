@@ -56,10 +56,6 @@ class Store(Protocol):
     def settled_bytes(self) -> int:
         """How many of them, from the first on, are settled or lost; never falls."""
 
-    @property
-    def writer(self) -> str | None:
-        """See ``Delivery.writer``."""
-
     def record(self, lines: bytes, count: int) -> Future[None] | None:
         """See ``Delivery.record``."""
 
@@ -146,10 +142,6 @@ class DiskStore:
     @property
     def settled_bytes(self) -> int:
         return self._opened.source.settled_bytes if self._opened else 0
-
-    @property
-    def writer(self) -> str | None:
-        return self.spool.writer or None
 
     def count_into(self, counts: MutableSequence[float]) -> None:
         self.spool.counts = counts

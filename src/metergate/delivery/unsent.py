@@ -11,26 +11,6 @@ from metergate.delivery.cursor import read_offset
 from metergate.delivery.segment import SEGMENT_SUFFIX, Segment, end_of_lines, writer_of
 
 
-def unsent_writers(folder: Path) -> frozenset[str]:
-    """The writers whose segments in ``folder`` hold events that are not settled.
-
-    A writer that is missing had none at some moment of this call. It looks again until it finds no segment that it has not
-    seen: otherwise one that is settled while its writer goes on in the next would hide both.
-
-    Raises:
-        OSError: the folder or a segment cannot be read.
-    """
-    unsent: set[str] = set()
-    seen: set[Path] = set()
-    while fresh := [path for path in _segment_paths(folder) if path not in seen]:
-        seen.update(fresh)
-        for path in fresh:
-            writer = writer_of(path.name)
-            if writer not in unsent and _has_unsent(path):
-                unsent.add(writer)
-    return frozenset(unsent)
-
-
 def unsent_ends(folder: Path) -> Mapping[Path, int]:
     """The segments in ``folder`` that hold events which are not settled, each with where its last whole line ends.
 
