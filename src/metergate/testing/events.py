@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -39,14 +41,29 @@ def events_with(url: str, id_part: str) -> list[dict[str, Any]]:
     return [item["event"] for item in _get(url, "/api/v1/events", {"id": id_part})]
 
 
+def every_event(url: str, since: str) -> Iterator[dict[str, Any]]:
+    """All events that it lists from that time (RFC 3339) on, newest first, as CloudEvents. Raises as `count_by`."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    query = {"limit": "100", "filter": msgspec.json.encode({"time": {"$gte": since}}).decode()}
+    with contextlib.closing(connection):
+        while True:
+            page = _ask(connection, "/api/v2/events", query)
+            yield from (item["event"] for item in page["items"])
+            if not (cursor := page.get("nextCursor")):
+                return
+            query["cursor"] = cursor
+
+
 def _get(url: str, path: str, query: dict[str, str]) -> Any:
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-    try:
-        connection.request("GET", f"{path}?{urlencode(query)}" if query else path)
-        response = connection.getresponse()
-        body = response.read()
-    finally:
-        connection.close()
+    with contextlib.closing(connection):
+        return _ask(connection, path, query)
+
+
+def _ask(connection: http.client.HTTPConnection, path: str, query: dict[str, str]) -> Any:
+    connection.request("GET", f"{path}?{urlencode(query)}" if query else path)
+    response = connection.getresponse()
+    body = response.read()
     if response.status != 200:
         raise ValueError(f"GET {path} answered {response.status}: {body[:500]!r}")
     return msgspec.json.decode(body)
