@@ -80,7 +80,7 @@ def storing(folder: Path, events: int, asks: int) -> Section:
     server = openmeter_server(folder / "data", CONFIG)
     server.start()  # makes what the configuration asks for
     try:
-        _replay(server, _batches(server, 5_000))
+        _replay(server, _batches(server, 1_000))
         server.kill()
         began = time.perf_counter()
         server.start()

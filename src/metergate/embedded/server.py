@@ -30,7 +30,7 @@ from metergate.embedded.store import catalog as catalog_tables
 from metergate.embedded.store import events as event_tables
 from metergate.embedded.store import meters as meter_tables
 from metergate.embedded.store.catalog import Catalog
-from metergate.embedded.store.database import Database
+from metergate.embedded.store.database import Database, Unavailable
 from metergate.embedded.store.events import EventStore
 from metergate.embedded.store.hours import Hours
 from metergate.embedded.store.listing import EventList
@@ -91,7 +91,7 @@ def create_app(
         await apply(configuration, services)
         notifier.start()
         background.add(asyncio.create_task(event_store.keep_keys()))
-        background.add(asyncio.create_task(Hours(database, meter_store).keep()))
+        background.add(asyncio.create_task(_prepare(services)))
         if retention is not None:
             forgetting = Retention(database, event_store, meter_store, retention, clock)
             background.add(asyncio.create_task(forgetting.run()))
@@ -115,6 +115,15 @@ def _configuration(config: Path | Configuration | None) -> Configuration:
     if config is None:
         return Configuration()
     return config if isinstance(config, Configuration) else read_configuration(config)
+
+
+async def _prepare(services: Services) -> None:
+    """Have ready what is asked for often. Endless."""
+    try:
+        await services.catalog.balances.prepare(services.clock())
+    except Unavailable as exception:
+        log.warning("each value is read when it is first asked for: %s", exception)
+    await Hours(services.database, services.meters).keep()
 
 
 async def apply(configuration: Configuration, services: Services) -> None:

@@ -132,8 +132,8 @@ def test_hours_of_many_events_come_to_what_the_events_do(database, aggregation, 
 
 
 def test_tables_follow_the_meters(database, monkeypatch):
-    monkeypatch.setattr(hours, "STEP", 10)
-    monkeypatch.setattr(hours, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(hours, "ENOUGH", 10)
+    monkeypatch.setattr(hours, "STEP", 7)
     store, meter_store = EventStore(database, lambda: NOW), MeterStore(database)
     keeping = Hours(database, meter_store)
     unique = replace(METER, id="u", slug="u", aggregation=Aggregation.UNIQUE_COUNT)

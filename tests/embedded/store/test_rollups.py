@@ -97,6 +97,12 @@ class Stage:
 
         return self.runner.run(self.database.reading(read))
 
+    def prepare(self, *asked: tuple[Measure, list[Span]]) -> None:
+        for group in self.rollups.prepare(asked):
+            self.runner.run(
+                self.database.reading(lambda cursor, group=group: self.rollups.build_all(cursor, group))
+            )  # type: ignore[misc]
+
     def scan(self, measure: Measure, *spans: Span) -> list[Decimal]:
         """Out of the events alone."""
         return self.runner.run(
@@ -154,7 +160,11 @@ questions = st.tuples(
     st.lists(spans, min_size=1, max_size=3),
 )
 steps = st.lists(
-    batches | questions | st.integers(-3, 15).map(lambda minute: timedelta(minutes=minute)), max_size=25
+    batches
+    | questions
+    | st.just("prepare")
+    | st.integers(-3, 15).map(lambda minute: timedelta(minutes=minute)),
+    max_size=25,
 )
 
 ASKED = (Aggregation.SUM, NO_FILTER, ("a",), [span(0, 1)])
@@ -165,9 +175,14 @@ ASKED = (Aggregation.SUM, NO_FILTER, ("a",), [span(0, 1)])
 @example([ASKED, [(5, '"\\t5"', "a", "x"), (6, '"+-5"', "a", "x"), (7, '"1_0"', "a", "x")], ASKED])
 def test_a_rollup_gives_what_reading_all_events_gives(opened, steps):
     meters = opened.begin()
+    questions = [
+        (Measure(meters[step[0]], step[1], step[2]), step[3]) for step in steps if isinstance(step, tuple)
+    ]
     for step in steps:
         if isinstance(step, list):
             opened.append(*step)
+        elif step == "prepare":
+            opened.prepare(*questions)
         elif isinstance(step, timedelta):
             opened.now = START + step
         else:
@@ -202,6 +217,30 @@ def test_what_was_asked_once_is_known_ever_after(opened, aggregation):
     for minute, wanted in zip((5, 6), expected[aggregation], strict=True):
         assert opened.rollups.totals(measure, [span(0, minute)]) == [wanted]
     assert opened.rollups.statistics().rollups == 1
+
+
+def test_what_was_prepared_is_known_with_a_scan_for_many_subjects(stage):
+    meters = stage.begin()
+    stage.append(*((number, str(number), "abc"[number % 3], "x") for number in range(30)))
+    asked = [(Measure(meters[Aggregation.SUM], NO_FILTER, (subject,)), [span(0, 1)]) for subject in "abcd"]
+    asked.append((Measure(meters[Aggregation.SUM], NO_FILTER, ("a", "b")), [span(0, 1)]))
+    (group,) = stage.rollups.prepare(asked)
+    stage.append((30, "30", "a", "x"))
+    stage.runner.run(stage.database.reading(lambda cursor: stage.rollups.build_all(cursor, group)))
+    totals = [stage.rollups.totals(*each) for each in asked]
+    a, b, c = (sum(range(first, 30, 3)) for first in range(3))
+    assert totals == [[a + 30], [b], [c], [0], [a + b + 30]]
+    assert stage.rollups.prepare(asked) == []
+
+
+def test_a_level_of_several_subjects_is_not_told_from_each_of_them(stage):
+    meter = stage.begin()[Aggregation.LATEST]
+    stage.append((10, "1", "a", "x"), (10, "2", "b", "x"))
+    both, one = (Measure(meter, NO_FILTER, subjects) for subjects in (("b", "a"), ("a",)))
+    stage.prepare((both, [span(0, 1)]), (one, [span(0, 1)]))
+    assert stage.rollups.totals(both, [span(0, 1)]) is None
+    assert stage.ask(both, span(0, 1)) == [2]
+    assert stage.rollups.totals(one, [span(0, 1)]) == [1]
 
 
 def test_a_minute_that_is_over_is_counted_once_more_when_an_event_comes_late(stage):

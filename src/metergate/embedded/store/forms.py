@@ -31,7 +31,9 @@ def rounded(total: Decimal) -> Decimal:
 
 
 class Form(Protocol):
-    """One meter's figure of some subjects."""
+    """One meter's figure of some subjects. ``joins_subjects``: it can be told from the rows of each of them."""
+
+    joins_subjects: bool
 
     def columns(self, sql: Statement, minute: str) -> str:
         """The columns to read, to be grouped by the first; ``minute`` is that of an event, or the one before the floor."""
@@ -86,6 +88,8 @@ class _Minutes:
 
 class _Figures:
     """What all forms but that of UNIQUE_COUNT have in common. The others say what they keep and how it is joined."""
+
+    joins_subjects = True
 
     def __init__(self, meter: Meter) -> None:
         self._path = meter.value_property or "$"
@@ -187,6 +191,8 @@ class Mean(_Figures):
 class Level(_Figures):
     """LATEST: the last value and its time."""
 
+    joins_subjects = False  # of events of one second the last one stored counts, whosever it is
+
     def _aggregates(self) -> str:
         return "arg_max({0}, (time, seq)), max(time) FILTER (WHERE {0} IS NOT NULL)"
 
@@ -205,6 +211,8 @@ class Level(_Figures):
 
 class Firsts:
     """UNIQUE_COUNT: the values that were there, and when each other value comes first."""
+
+    joins_subjects = True
 
     def __init__(self, meter: Meter) -> None:
         self._path = meter.value_property or "$"

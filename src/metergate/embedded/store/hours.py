@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -47,11 +48,13 @@ SCHEMA = [
 ]
 log = logging.getLogger("metergate.embedded")
 
-STEP = 50_000
-"""Numbers of events that are added in one write; with fewer new ones it waits."""
+ENOUGH = 50_000
+"""So many new events are waited for."""
+STEP = 20_000
+"""Numbers of events that are added in one write."""
+SHARE = 5
+"""Of the writer thread's time at most one in so many is taken from those who bring events."""
 LOOK_SECONDS = 2.0
-PAUSE_SECONDS = 0.02
-"""Between two writes, for those of others."""
 VALUES = {
     Aggregation.COUNT: "coalesce(sum(number), 0)",
     Aggregation.SUM: "sum(total)",
@@ -109,7 +112,7 @@ def source(cursor: Cursor, sql: Statement, meter: Meter, question: MeterQuery) -
     return f"(SELECT * FROM ({union}) WHERE {' AND '.join(['true', *filters])})"  # noqa: S608
 
 
-def roll(cursor: Cursor, meter: Meter, size: int = STEP) -> bool:
+def roll(cursor: Cursor, meter: Meter, size: int | None = None) -> bool:
     """Add the next events to the meter's table, which is made if it is missing; whether there may be more.
 
     For use inside ``Database.write``.
@@ -117,7 +120,7 @@ def roll(cursor: Cursor, meter: Meter, size: int = STEP) -> bool:
     table = _find(cursor, meter) or _make(cursor, meter)
     row = cursor.execute("SELECT max(seq) FROM events").fetchone()
     last = -1 if row is None or row[0] is None else int(row[0])
-    upto = min(table.upto + size, last)
+    upto = min(table.upto + (size or STEP), last)
     if upto <= table.upto:
         return False
     sql = Statement()
@@ -175,14 +178,15 @@ class Hours:
             await self._database.write(lambda cursor: forget(cursor, meters))
         ((last,),) = await self._database.read("SELECT coalesce(max(seq), -1) FROM events")
         for meter in meters:
-            if last - known.get((meter.id, _definition(meter)), -1) >= STEP:
+            if last - known.get((meter.id, _definition(meter)), -1) >= ENOUGH:
                 await self._update(meter)
 
     async def _update(self, meter: Meter) -> None:
         more = True
         while more:
+            began = time.monotonic()
             more = await self._database.write(lambda cursor: roll(cursor, meter))
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep((SHARE - 1) * (time.monotonic() - began))
 
 
 def _by_hours(meter: Meter, question: MeterQuery) -> bool:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -154,6 +154,35 @@ class Rollups:
                     if rollup.waiting is not None:
                         self._fill(rollup, _scan(cursor, rollup))
 
+    def prepare(self, asked: Iterable[tuple[Measure, Sequence[Span]]]) -> list[list[_Rollup]]:
+        """What is missing of these, to be built by ``build_all`` in a reading that begins later: a list for each scan."""
+        now = self._clock()
+        groups: defaultdict[Any, list[_Rollup]] = defaultdict(list)
+        with self._lock:
+            for measure, spans in asked:
+                if not measure.subjects or not measure.can_be_rolled_up:
+                    continue
+                for span in spans:
+                    if _whole_minutes(span) and _key(measure, span) not in self._rollups:
+                        rollup = self._find(measure, span, now)
+                        identifier, conditions, _, start, end = rollup.key
+                        groups[identifier, conditions, start, end, rollup.floor].append(rollup)
+        return list(groups.values())
+
+    def build_all(self, cursor: Cursor, rollups: Sequence[_Rollup]) -> None:
+        """Read what is missing of all of these with one scan; they are one of the lists that ``prepare`` gave."""
+        rollups = [
+            rollup for rollup in rollups if rollup.form.joins_subjects or len(rollup.measure.subjects) == 1
+        ]
+        if not rollups:
+            return
+        rows: defaultdict[str, list[Any]] = defaultdict(list)
+        subjects = {subject for rollup in rollups for subject in rollup.measure.subjects}
+        for subject, *row in _scan(cursor, rollups[0], subjects):
+            rows[subject].append(row)
+        for rollup in rollups:
+            self._fill(rollup, [row for subject in rollup.measure.subjects for row in rows[subject]])
+
     def take(self, events: Iterable[Stored], committed: int) -> None:
         """These events are on disk, and with them is decided what happened to all up to number ``committed``."""
         with self._lock:
@@ -192,8 +221,10 @@ class Rollups:
 
     def _fill(self, rollup: _Rollup, rows: Sequence[Any]) -> None:
         with self._lock:
+            if rollup.waiting is None:
+                return  # somebody else was quicker
             rollup.form.merge(rows)
-            for event in rollup.waiting or ():
+            for event in rollup.waiting:
                 rollup.add(*event)
             rollup.waiting = None
             rollup.form.settle(rollup.floor)
@@ -268,8 +299,10 @@ def _value(rollup: _Rollup, span: Span, now: datetime) -> Decimal | None:
     return rollup.form.value(end)
 
 
-def _scan(cursor: Cursor, rollup: _Rollup) -> list[Any]:
-    """All events up to its number, those before the floor as of the last minute before it."""
+def _scan(cursor: Cursor, rollup: _Rollup, subjects: Collection[str] = ()) -> list[Any]:
+    """All events up to its number, those before the floor as of the last minute before it; with ``subjects`` those of
+    each of them, the subject first.
+    """
     measure, span = rollup.measure, rollup.span
     sql = Statement()
     columns = rollup.form.columns(sql, f"greatest(epoch_us(time) // 60000000, {rollup.floor - 1})")
@@ -277,7 +310,9 @@ def _scan(cursor: Cursor, rollup: _Rollup) -> list[Any]:
         start=span.start,
         end=span.end if span.closed else None,
         filters=measure.filters,
-        subjects=measure.subjects,
+        subjects=tuple(subjects or measure.subjects),
     )
     where = f"seq <= {sql.add(rollup.upto)} AND {where_clause(sql, measure.meter, question)}"
-    return cursor.execute(f"SELECT {columns} FROM events WHERE {where} GROUP BY 1", sql.parameters).fetchall()  # noqa: S608
+    first, keys = ("subject, ", "1, 2") if subjects else ("", "1")
+    statement = f"SELECT {first}{columns} FROM events WHERE {where} GROUP BY {keys}"  # noqa: S608
+    return cursor.execute(statement, sql.parameters).fetchall()
