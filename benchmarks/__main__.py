@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import ingest, inside, parts, proxies, store, streams
+from benchmarks import holding, ingest, inside, parts, proxies, store, streams, subjects, tokens
 from benchmarks.machine import describe
 from benchmarks.report import Report, Section, show
 
@@ -52,6 +52,9 @@ def _sections(folder: Path, *, quick: bool) -> dict[str, Callable[[], Section]]:
         "store": lambda: store.storing(folder / "store", 100_000 if quick else 1_000_000, calls // 10),
         "store10": lambda: store.storing(folder / "store10", 200_000 if quick else 10_000_000, calls // 10),
         "ingest": lambda: ingest.ingesting(folder, batches, min(rounds, 3)),
+        "limits": lambda: holding.holding(folder / "limits", quick=quick),
+        "tokens": lambda: tokens.tokens(folder / "tokens", quick=quick),
+        "subjects": lambda: subjects.subjects(folder / "subjects", quick=quick),
     }
 
 

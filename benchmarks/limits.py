@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator, Mapping
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from metergate.testing.load import LoadReport, load
 from metergate.testing.processes import Server, gateway_server, openmeter_server
@@ -24,6 +27,7 @@ HELLO = """async def default(request, context):
     return "hello"
 """
 ALLOWED, DENIED = 200, 403
+MONTHLY: Mapping[str, Any] = {"interval": "MONTH"}
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,10 @@ WAYS = (
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a quota: ``let_in`` requests in all, ``left`` units that nobody got though they kept asking."""
+    """What became of a quota: ``let_in`` requests in all, ``left`` units that nobody got though they kept asking.
+
+    ``reads`` are the HTTP requests that the gateway made to OpenMeter to know it.
+    """
 
     quota: int
     let_in: int
@@ -69,7 +76,7 @@ def try_out(
     """Ask with so many clients at once for so long, with a quota that is far from enough."""
     with limited_gateway(folder, way, quota=quota, workers=workers, delay=delay) as (gateway, key, _):
         report = asyncio.run(ask(gateway, key, clients, seconds))
-        return outcome(report, quota)
+        return outcome(report, quota, reads(gateway))
 
 
 async def ask(gateway: Server, key: str, clients: int, seconds: float) -> LoadReport:
@@ -78,11 +85,47 @@ async def ask(gateway: Server, key: str, clients: int, seconds: float) -> LoadRe
     return await load(f"{gateway.url}/v1", connections=clients, seconds=seconds, headers=headers)
 
 
-def outcome(report: LoadReport, quota: int) -> Outcome:
+def outcome(report: LoadReport, quota: int, reads: int = 0) -> Outcome:
     """What became of a quota, by the answers."""
     statuses = report.statuses
     others = sum(number for status, number in statuses.items() if status not in (ALLOWED, DENIED))
-    return Outcome(quota, statuses.get(ALLOWED, 0), statuses.get(DENIED, 0), report.failed + others, 0)
+    return Outcome(quota, statuses.get(ALLOWED, 0), statuses.get(DENIED, 0), report.failed + others, reads)
+
+
+def reads(gateway: Server) -> int:
+    """HTTP requests that all workers made to OpenMeter to know what is left."""
+    return int(sum(metrics(gateway, "metergate_entitlement_requests_total").values()))
+
+
+def metrics(gateway: Server, name: str) -> dict[str, float]:
+    """The samples of one metric, by their labels as the page has them."""
+    lines = fetch(f"{gateway.url}/__metergate/metrics").decode().splitlines()
+    samples = (line.rpartition(" ") for line in lines if line.partition("{")[0] == name)
+    return {labels: float(value) for labels, _, value in samples}
+
+
+@dataclass(frozen=True)
+class Value:
+    """What OpenMeter says of the entitlement itself, of the running period."""
+
+    balance: float
+    usage: float
+    overage: float
+
+
+def value(openmeter: Server, customer: str = "acme") -> Value:
+    """What OpenMeter has of a customer's calls, as far as it sees events."""
+    body = fetch(f"{openmeter.url}/api/v2/customers/{customer}/entitlements/calls/value")
+    return msgspec.json.decode(body, type=Value)
+
+
+def fetch(url: str, body: Mapping[str, Any] | None = None) -> bytes:
+    """Ask one of our servers, with POST where there is a body. Raises OSError."""
+    data = None if body is None else msgspec.json.encode(body)
+    request = urllib.request.Request(url, data, {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        content: bytes = answer.read()
+        return content
 
 
 @contextmanager
@@ -94,11 +137,17 @@ def limited_gateway(
     workers: int = 1,
     delay: float = 0.0,
     meter: Mapping[str, Any] | None = None,
+    meters: Sequence[Mapping[str, Any]] = METERS,
+    period: Mapping[str, Any] = MONTHLY,
+    handler: str = HELLO,
 ) -> Iterator[tuple[Server, str, Server]]:
-    """A gateway whose one client, with this key, has a quota of calls; and the OpenMeter behind."""
+    """A gateway whose one client, with this key, has a quota of calls; and the OpenMeter behind.
+
+    ``meter`` is what the policy records, ``meters`` what OpenMeter makes of it, ``handler`` a module that answers.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     configuration = {
-        "meters": METERS,
+        "meters": meters,
         "features": FEATURES,
         "customers": [{"key": "acme", "name": "Acme", "usageAttribution": {"subjectKeys": ["acme"]}}],
         "entitlements": [
@@ -107,7 +156,7 @@ def limited_gateway(
                 "featureKey": "calls",
                 "type": "metered",
                 "issueAfterReset": quota,
-                "usagePeriod": {"interval": "MONTH"},
+                "usagePeriod": period,
             }
         ],
     }
@@ -118,11 +167,11 @@ def limited_gateway(
             requiredEntitlements=["calls"],
             entitlementCheck=dict(way.check),
         )
-        handler = {"export": "default", "module": "$import(./modules/hello)"}
-        routes = {"/v1": {"get": route(handler, inbound=["keys", "metered"])}}
+        module = {"export": "default", "module": "$import(./modules/hello)"}
+        routes = {"/v1": {"get": route(module, inbound=["keys", "metered"])}}
         project = write_project(folder / "project", routes, [api_key_policy(), policy])
         (project / "modules").mkdir(exist_ok=True)
-        (project / "modules" / "hello.py").write_text(HELLO, encoding="utf-8")
+        (project / "modules" / "hello.py").write_text(handler, encoding="utf-8")
         key = create_key(project, "acme")
         gateway = gateway_server(project, workers=workers)
         if not way.counted:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -13,8 +14,14 @@ from benchmarks.report import Figure, Section, middle
 from benchmarks.servers import granian, start_beside
 from metergate.delivery import Delivery
 from metergate.entitlements import Entitlements
+from metergate.entitlements.counted import Counted
+from metergate.entitlements.usage.folder import Folder
+from metergate.entitlements.usage.ledger import Ledger
+from metergate.entitlements.usage.local import LocalUsage
+from metergate.entitlements.usage.watermark import Watermark
+from metergate.openmeter import catalog
 from metergate.openmeter.values import FeatureValue, SubjectAccess
-from metergate.policy.events import EventEncoder
+from metergate.policy.events import EventEncoder, RecordedEvent
 from metergate.policy.model import EntitlementCheck, Meter, Policy
 from metergate.policy.secret import Secret
 from metergate.testing.processes import HOST, free_port
@@ -44,7 +51,11 @@ def per_call_us(
 def pieces(folder: Path, calls: int, rounds: int) -> Section:
     """What one metered request costs in events, spool and decision."""
     with on_core(MEASURED):
-        figures = [*_encoding(calls, rounds), *_recording(folder, calls, rounds), *_deciding(calls, rounds)]
+        figures = [
+            *_encoding(calls, rounds),
+            *_recording(folder, calls, rounds),
+            *_deciding(folder, calls, rounds),
+        ]
     notes = (
         "CPU time, but for power; one meter with two members of data; the loop around each call is counted in",
         "power: one after the other, each until it is on disk; requests at the same time share one sync",
@@ -111,30 +122,93 @@ def _record_us(
 class _Granting:
     """OpenMeter's answer without OpenMeter."""
 
+    visibility_seconds: float | None = None
+
     async def access(self, subject: str) -> SubjectAccess:
         return SubjectAccess("found", (FeatureValue(FEATURES[0], True, 1e12, 0.0, 0.0),))
 
     async def close(self) -> None:
         return
 
+    async def query(self, subjects: Sequence[str], features: Sequence[str]) -> None:
+        return
 
-def _deciding(calls: int, rounds: int) -> list[Figure]:
+    def count_requests(self, on_request: Callable[[], None]) -> None:
+        return
+
+    async def catalog(self) -> catalog.Catalog:
+        meter = catalog.Meter("calls", "1", FEATURES[0], "COUNT")
+        return catalog.Catalog((catalog.Feature(FEATURES[0], "1", meter.slug),), (meter,))
+
+    async def entitlement(self, subject: str, feature: str) -> None:
+        return
+
+
+def _deciding(folder: Path, calls: int, rounds: int) -> list[Figure]:
     check = EntitlementCheck(ttl_seconds=3600.0)
 
-    async def measure() -> tuple[float, float]:
-        entitlements = Entitlements(_Granting())
-        await entitlements.ask("acme", FEATURES, check)
+    async def measure() -> list[Figure]:
         plain = {"acme": True}
-        decided = per_call_us(lambda: entitlements.decide("acme", FEATURES, check), calls, rounds)
+        figures = [
+            Figure(
+                "cached decision, nothing counted",
+                await _decision_us(Entitlements(_Granting()), check, calls, rounds),
+                "µs",
+                "3 or less",
+            )
+        ]
+        for columns in (1, 2, 4):
+            with _counting(folder / f"count-{columns}", columns) as counted:
+                entitlements = Entitlements(_Granting())
+                entitlements.count_by(counted)
+                took = await _decision_us(entitlements, check, calls, rounds)
+                figures.append(
+                    Figure(f"  with the local count of {_processes(columns)}", took, "µs", "3 or less")
+                )
+                if columns == 1:
+                    figures.append(Figure("counting an event", _spend_us(counted, calls, rounds), "µs"))
         looked_up = per_call_us(lambda: plain.get("acme"), calls, rounds)
-        await entitlements.close()
-        return decided, looked_up
+        return [*figures, Figure("a dict look-up in its place", looked_up, "µs")]
 
-    decided, looked_up = asyncio.run(measure())
-    return [
-        Figure("cached decision", decided, "µs", "3 or less"),
-        Figure("a dict look-up in its place", looked_up, "µs"),
-    ]
+    return asyncio.run(measure())
+
+
+def _processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
+
+
+async def _decision_us(entitlements: Entitlements, check: EntitlementCheck, calls: int, rounds: int) -> float:
+    """A decision, and giving back what it held."""
+    first = await entitlements.ask("acme", FEATURES, check)
+    if first.hold is not None:
+        first.hold.release()
+
+    def decide() -> None:
+        decision = entitlements.decide("acme", FEATURES, check)
+        if decision is not None and decision.hold is not None:
+            decision.hold.release()
+
+    took = per_call_us(decide, calls, rounds)
+    await entitlements.close()
+    return took
+
+
+@contextmanager
+def _counting(folder: Path, columns: int) -> Iterator[Counted]:
+    """The local count of the first of so many processes."""
+    with ExitStack() as stack:
+        opened = [Folder(folder, most_places=1024) for _ in range(columns)]
+        for one in opened:
+            stack.callback(one.close)
+        watermark = Watermark(lambda: [(0, 0)])
+        local = LocalUsage(Ledger(opened[0], watermark, time.monotonic, visibility=5.0))
+        local.watch(FEATURES)
+        yield Counted(_Granting(), local)
+
+
+def _spend_us(counted: Counted, calls: int, rounds: int) -> float:
+    event = (RecordedEvent(FEATURES[0], "acme", None),)
+    return per_call_us(lambda: counted.local.spend(event), calls, rounds)
 
 
 def sending(folder: Path, events: int, rounds: int) -> Section:

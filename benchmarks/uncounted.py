@@ -4,7 +4,7 @@ from metergate.cli import main
 from metergate.engine.backends import Backends
 
 
-def _count_nothing(self: Backends) -> None:
+def _count_nothing(self: Backends, *_: object) -> None:
     pass
 
 

@@ -80,7 +80,7 @@ class Server:
         self.log = log
         self._ready = ready
         self._env = env or {}
-        self._start_timeout = start_timeout
+        self.start_timeout = start_timeout
         self._process: subprocess.Popen[bytes] | None = None
         self._swept = False
 
@@ -129,12 +129,12 @@ class Server:
 
     def wait_ready(self) -> None:
         """Wait until the server answers on its ready path. Raises `ServerFailed`."""
-        deadline = time.monotonic() + self._start_timeout
+        deadline = time.monotonic() + self.start_timeout
         while not self._answers():
             if not self.running:
                 raise ServerFailed(self._report(f"ended with status {self._exit_status()} before it served"))
             if time.monotonic() > deadline:
-                raise ServerFailed(self._report(f"did not serve {self._ready} in {self._start_timeout:g} s"))
+                raise ServerFailed(self._report(f"did not serve {self._ready} in {self.start_timeout:g} s"))
             time.sleep(_POLL_SECONDS)
 
     def stop(self, timeout: float = 15.0) -> int:
