@@ -297,6 +297,34 @@ def test_events_stored_between_the_question_and_its_scan_are_counted_once(stage)
     assert stage.rollups.totals(measure, [span(0, 1)]) == [3]
 
 
+def test_a_reading_that_began_too_early_builds_nothing(stage):
+    measure = Measure(stage.begin()[Aggregation.SUM], NO_FILTER, ("a",))
+    stage.append((10, "1", "a", "x"))
+    assert stage.rollups.totals(measure, [span(0, 1)]) is None
+
+    def read(cursor: Any) -> None:
+        cursor.execute("SELECT count(*) FROM events").fetchall()  # it sees what there is now
+        asyncio.run(stage.store.append([stage.event(11, "2", "a")], START))
+        stage.rollups.forget(-1)
+        groups = stage.rollups.prepare([(measure, [span(0, 1)])])
+        stage.rollups.build(cursor, measure, [span(0, 1)])
+        stage.rollups.build_all(cursor, groups[0])
+
+    stage.runner.run(stage.database.reading(read))
+    assert stage.rollups.totals(measure, [span(0, 1)]) is None
+    assert stage.ask(measure, span(0, 1)) == [3]
+
+
+def test_rollups_are_begun_anew_after_a_mistake_in_them(stage, monkeypatch, caplog):
+    measure = Measure(stage.begin()[Aggregation.SUM], NO_FILTER, ("a",))
+    assert stage.ask(measure, span(0, 1)) == [0]
+    with monkeypatch.context() as patched:
+        patched.setattr(rollups._Rollup, "add", lambda *_: [].pop())
+        stage.append((10, "1", "a", "x"))
+    assert "begun anew" in caplog.text
+    assert stage.ask(measure, span(0, 1)) == [1]
+
+
 def test_a_meter_made_anew_under_the_same_key_has_a_rollup_of_its_own(stage):
     old, new = stage.begin()[Aggregation.SUM], stage.begin()[Aggregation.SUM]
     for meter, value in ((old, "1"), (new, "5"), (old, "1")):

@@ -173,7 +173,11 @@ class EventStore:
             self.rollups.forget(batch.next_seq - 1)
         else:
             stored = ((line[0], line[4], line[5], line[6], line[7]) for line in batch.lines)
-            self.rollups.take(stored, batch.next_seq - 1)
+            try:
+                self.rollups.take(stored, batch.next_seq - 1)
+            except Exception:
+                log.exception("roll-ups are begun anew")
+                self.rollups.forget(batch.next_seq - 1)
 
     def _put(self, lines: list[Line]) -> None:
         appender = self._database.appender("events")

@@ -151,7 +151,7 @@ class Rollups:
             rollup = self._rollups.get(_key(measure, span))
             if rollup is not None:
                 with rollup.building:
-                    if rollup.waiting is not None:
+                    if rollup.waiting is not None and _sees(cursor, rollup):
                         self._fill(rollup, _scan(cursor, rollup))
 
     def prepare(self, asked: Iterable[tuple[Measure, Sequence[Span]]]) -> list[list[_Rollup]]:
@@ -174,7 +174,7 @@ class Rollups:
         rollups = [
             rollup for rollup in rollups if rollup.form.joins_subjects or len(rollup.measure.subjects) == 1
         ]
-        if not rollups:
+        if not rollups or not _sees(cursor, rollups[0]):
             return
         rows: defaultdict[str, list[Any]] = defaultdict(list)
         subjects = {subject for rollup in rollups for subject in rollup.measure.subjects}
@@ -297,6 +297,12 @@ def _value(rollup: _Rollup, span: Span, now: datetime) -> Decimal | None:
         rollup.form.settle(floor)
         rollup.floor = floor
     return rollup.form.value(end)
+
+
+def _sees(cursor: Cursor, rollup: _Rollup) -> bool:
+    """Whether the reading began late enough: the roll-up may have been dropped and prepared anew meanwhile."""
+    row = cursor.execute("SELECT max(seq) FROM events").fetchone()
+    return rollup.upto < 0 or (row is not None and row[0] is not None and row[0] >= rollup.upto)
 
 
 def _scan(cursor: Cursor, rollup: _Rollup, subjects: Collection[str] = ()) -> list[Any]:
