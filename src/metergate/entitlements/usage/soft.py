@@ -12,7 +12,7 @@ from metergate.openmeter.values import MeteredEntitlement
 
 SOFT_SECONDS = 300.0
 UNKNOWN_SECONDS = 10.0
-"""How long a limit counts as hard after OpenMeter could not say."""
+"""How long a limit counts as what it was, and as hard where that is not known, after OpenMeter could not say."""
 MOST_KNOWN = 20_000
 
 
@@ -53,7 +53,8 @@ class SoftLimits:
         try:
             entitlement = await self._source.entitlement(subject, feature)
         except OpenMeterError:
-            return self._remember(subject, feature, False, UNKNOWN_SECONDS)
+            _, last = self._known.get((subject, feature), (0.0, False))
+            return self._remember(subject, feature, last, UNKNOWN_SECONDS)
         soft = entitlement is not None and entitlement.is_soft_limit
         return self._remember(subject, feature, soft, SOFT_SECONDS)
 
