@@ -21,6 +21,7 @@ from metergate.embedded.domain.moments import parse_rfc3339
 METHODS = ("get", "post", "put", "delete", "patch")
 JSON = "application/json"
 FORMATS = FormatChecker(formats=())
+PROBLEM = {"$ref": "#/components/schemas/BaseError"}
 
 
 @FORMATS.checks("date-time", raises=ValueError)
@@ -65,6 +66,7 @@ class Description:
     def __init__(self, file: Path, prefix: str = "") -> None:
         document = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
         self._components = _translated(document["components"])
+        self._validators: dict[int, tuple[Mapping[str, Any], Draft4Validator]] = {}
         self.operations = [
             Operation(definition["operationId"], method.upper(), prefix + path, self._resolved(definition))
             for path, item in document["paths"].items()
@@ -84,7 +86,7 @@ class Description:
         responses = operation.definition["responses"]
         described = responses.get(str(status), responses.get("default"))
         if described is None and media_type == "application/problem+json":
-            yield from self.findings(msgspec.json.decode(content), {"$ref": "#/components/schemas/BaseError"})
+            yield from self.findings(msgspec.json.decode(content), PROBLEM)
             return
         if described is None:
             yield f"status {status} is not described"
@@ -100,11 +102,17 @@ class Description:
 
     def findings(self, value: Any, schema: Mapping[str, Any]) -> Iterator[str]:
         """What of the value does not fit the schema."""
-        validator = Draft4Validator(
-            {**_translated(schema), "components": self._components}, format_checker=FORMATS
-        )
-        for error in validator.iter_errors(value):
+        for error in self._validator(schema).iter_errors(value):
             yield f"{error.json_path}: {error.message[:300]}"
+
+    def _validator(self, schema: Mapping[str, Any]) -> Draft4Validator:
+        """The same one for the same object: what it knows of references is dear. It is kept with its schema, so
+        that no other object gets the same id.
+        """
+        if id(schema) not in self._validators:
+            whole = {**_translated(schema), "components": self._components}
+            self._validators[id(schema)] = schema, Draft4Validator(whole, format_checker=FORMATS)
+        return self._validators[id(schema)][1]
 
     def resolve(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
         """The schema with its reference followed and its ``allOf`` joined, one level deep."""
