@@ -18,9 +18,9 @@ from benchmarks.limits import (
     Outcome,
     Way,
     ask,
+    catch_up,
     fetch,
     limited_gateway,
-    metrics,
     reads,
     value,
 )
@@ -34,8 +34,6 @@ STARTING = 8.0
 """Seconds that the servers get to start before a minute that matters."""
 MOST_ROUNDS = 5
 """Of asking for the rest: near its end a quota opens in steps of OpenMeter's delay."""
-LONGEST = 45.0
-"""Seconds until everything is sent: after an outage the sender tries again half a minute later at the latest."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +69,13 @@ def disturb(folder: Path, way: Way, disturbance: Disturbance) -> Outcome:
             begin = minute - timedelta(seconds=disturbance.minute_at)
             time.sleep(max((begin - datetime.now(UTC)).total_seconds(), 0.0))
         answers = asyncio.run(_ask(gateway, key, openmeter, disturbance))
-        _catch_up(gateway, disturbance.delay)
+        catch_up(gateway, disturbance.delay)
         for _ in range(MOST_ROUNDS):
             rest = _answers(asyncio.run(ask(gateway, key, CLIENTS, disturbance.delay + 1.5)))
             answers += rest
             if not rest[ALLOWED]:
                 break
-        _catch_up(gateway, disturbance.delay)
+        catch_up(gateway, disturbance.delay)
         return _outcome(answers, disturbance, gateway, openmeter)
 
 
@@ -90,15 +88,6 @@ async def _ask(gateway: Server, key: str, openmeter: Server, disturbance: Distur
 
 def _answers(report: LoadReport) -> Counter[int]:
     return Counter({**report.statuses, 0: report.failed})
-
-
-def _catch_up(gateway: Server, delay: float) -> None:
-    """Wait until everything is sent, also what a dead worker left behind, and OpenMeter sees it."""
-    deadline, still = time.monotonic() + LONGEST, 0
-    while still < 4 and time.monotonic() < deadline:
-        still = 0 if sum(metrics(gateway, "metergate_events_pending").values()) else still + 1
-        time.sleep(0.5)
-    time.sleep(delay + 0.2)
 
 
 def _outcome(answers: Counter[int], disturbance: Disturbance, gateway: Server, openmeter: Server) -> Outcome:

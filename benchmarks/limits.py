@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ HELLO = """async def default(request, context):
 """
 ALLOWED, DENIED = 200, 403
 MONTHLY: Mapping[str, Any] = {"interval": "MONTH"}
+LONGEST = 45.0
+"""Seconds until everything is sent: after an outage the sender tries again half a minute later at the latest."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,15 @@ def metrics(gateway: Server, name: str) -> dict[str, float]:
     lines = fetch(f"{gateway.url}/__metergate/metrics").decode().splitlines()
     samples = (line.rpartition(" ") for line in lines if line.partition("{")[0] == name)
     return {labels: float(value) for labels, _, value in samples}
+
+
+def catch_up(gateway: Server, delay: float) -> None:
+    """Wait until everything is sent, also what a dead worker left behind, and OpenMeter sees it."""
+    deadline, still = time.monotonic() + LONGEST, 0
+    while still < 4 and time.monotonic() < deadline:
+        still = 0 if sum(metrics(gateway, "metergate_events_pending").values()) else still + 1
+        time.sleep(0.5)
+    time.sleep(delay + 0.2)
 
 
 @dataclass(frozen=True)

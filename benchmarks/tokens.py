@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.limits import ALLOWED, WAYS, Way, ask, limited_gateway, value
+from benchmarks.limits import ALLOWED, WAYS, Way, ask, catch_up, limited_gateway, value
 from benchmarks.report import Figure, Section
 
 QUOTA = 100_000
@@ -76,18 +76,28 @@ def run(folder: Path, ways: tuple[Way, ...]) -> Iterator[tuple[Way, int, Spent]]
             yield way, workers, spend(folder / f"{way.name} {workers}".replace(" ", "-"), way, workers)
 
 
-def spend(folder: Path, way: Way, workers: int) -> Spent:
+def spend(
+    folder: Path,
+    way: Way,
+    workers: int,
+    *,
+    quota: int = QUOTA,
+    streams: int = STREAMS,
+    seconds: float = SECONDS,
+    delay: float = DELAY,
+) -> Spent:
     """Stream until OpenMeter has caught up, whatever the answer."""
     with limited_gateway(
         folder,
         way,
-        quota=QUOTA,
+        quota=quota,
         workers=workers,
-        delay=DELAY,
+        delay=delay,
         meter={"type": "completion", "data": {"tokens": 0}},
         meters=METERS,
         handler=STREAMING,
     ) as (gateway, key, openmeter):
-        report = asyncio.run(ask(gateway, key, STREAMS, SECONDS))
+        report = asyncio.run(ask(gateway, key, streams, seconds))
+        catch_up(gateway, delay)
         said = value(openmeter)
         return Spent(report.statuses.get(ALLOWED, 0), report.failed, said.overage, said.balance)

@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 from benchmarks.limits import ALLOWED, DENIED, WAYS, Way, ask, limited_gateway, outcome
+from benchmarks.tokens import MOST, SUFFICIENT, spend
 
 from metergate.testing.processes import Server
 
@@ -88,3 +89,9 @@ def test_a_top_up_is_seen_within_moments_by_who_is_denied(limited, call, issue_g
         print(f"seen after {time.monotonic() - began:.2f} s")
         report = asyncio.run(ask(gateway, key, 8, 4.0))
         assert report.statuses.get(ALLOWED, 0) == 6
+
+
+def test_streams_at_once_use_no_token_beyond_what_there_is_where_each_reserves_enough(tmp_path):
+    spent = spend(tmp_path, SUFFICIENT, workers=2, quota=20_000, streams=16, seconds=3.0, delay=0.5)
+    assert (spent.beyond, spent.failed) == (0, 0)
+    assert spent.streams >= 20_000 // MOST, "so many fit whatever each of them uses"
