@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import re
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,7 @@ from benchmarks.report import Figure, Section, middle
 from metergate.embedded.store import events as event_tables
 from metergate.embedded.store.database import Database
 from metergate.testing.load import LoadReport, encode_request, replay
-from metergate.testing.processes import HOST, Server, openmeter_server
+from metergate.testing.processes import HOST, Server, metergate_command, openmeter_server
 
 SUBJECTS = 1_000
 ENTITLED = 200
@@ -95,6 +96,7 @@ def storing(folder: Path, events: int, asks: int) -> Section:
             Figure("quiet after its background work of", _settle(server), "s"),
             *_queries(server),
             *_values(server, asks),
+            *_copies(server, folder, events),
             Figure("memory at most", _peak_mb(server), "MB"),
         ]
     finally:
@@ -151,6 +153,28 @@ def _values(server: Server, asks: int) -> list[Figure]:
             Figure("    p99", beside.p99_ms, "ms", "10 or less"),
         ]
     return figures
+
+
+def _copies(server: Server, folder: Path, events: int) -> list[Figure]:
+    """A backup while it runs; and where they are not too many, all events out into a file and into a new folder."""
+    seconds = _run("backup", folder / "copy.tar", "--url", server.url)
+    figures = [Figure("backup of the running server", seconds, "s")]
+    if events <= 1_000_000:
+        (folder / "new").mkdir()
+        file = folder / "events.jsonl"
+        exported = _run("export", file, "--url", server.url)
+        imported = _run("import", file, "--data", folder / "new")
+        figures += [
+            Figure("export as JSON lines", events / exported, "events/s"),
+            Figure("import of them", events / imported, "events/s"),
+        ]
+    return figures
+
+
+def _run(*arguments: str | Path) -> float:
+    began = time.perf_counter()
+    subprocess.run(metergate_command("openmeter", *arguments), check=True, capture_output=True)
+    return time.perf_counter() - began
 
 
 def _beside_ingest(server: Server, requests: Sequence[bytes]) -> tuple[LoadReport, float]:
