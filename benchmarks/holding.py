@@ -17,7 +17,7 @@ WORKERS = (1, 2)
 DELAYS = (0.0, 2.0, 5.0)
 NOTES = (
     f"a quota of {QUOTA:,}, clients that ask one after the other; beyond: let in beyond the quota; left: not let in though",
-    "clients kept asking until OpenMeter had caught up; reads: HTTP requests to OpenMeter. With the local count both are 0.",
+    "clients kept asking until OpenMeter had caught up; reads: HTTP requests to OpenMeter",
     "left out of the ways without local count: 8 clients, and 2 workers with other than 64 clients: they say nothing new.",
 )
 
