@@ -57,8 +57,8 @@ class Folder:
         """Whether nothing was counted in it before."""
         self._room = most_places
         if path is None:
-            words = memoryview(mmap.mmap(-1, places.bytes_for(most_places)))
-            self.columns = [Column(memoryview(mmap.mmap(-1, column.bytes_for(most_places))).cast("d"))]
+            words = own_memory(places.bytes_for(most_places))
+            self.columns = [Column(own_memory(column.bytes_for(most_places)).cast("d"))]
             self.own = 0
             self.places = Places(words.cast("Q"), most_places, contextlib.nullcontext)
             self.places.columns = 1
@@ -112,11 +112,18 @@ class Folder:
             os.close(file)
 
     def close(self) -> None:
-        """Leave the column to others. The mapped memory goes with the last who looks at it."""
+        """Leave the column to others; in a forked child: to the parent, which keeps its lock. The mapped memory goes
+        with the last who looks at it.
+        """
         for file in (*self._files, self._lock_file):
             if file >= 0:
                 os.close(file)
         self._files, self._lock_file = [], -1
+
+    def forget_parent(self) -> None:
+        """In a forked child of a process that counts in memory: what was recorded is copied, what was held is not ours."""
+        self.columns[self.own].drop_held(len(self.places))
+        self.is_new = False
 
     def _take_column(self, path: Path) -> int:
         """A column that nobody has, or a new one. The folder's lock is held."""
@@ -154,6 +161,11 @@ class Folder:
             self._depth -= 1
             if not self._depth:
                 fcntl.flock(self._lock_file, fcntl.LOCK_UN)
+
+
+def own_memory(length: int) -> memoryview:
+    """So many bytes, zero, which cost nothing before they are used. A forked child gets a copy of them."""
+    return memoryview(mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def _try_lock(file: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -67,7 +68,7 @@ class Learning:
         self.local.learn(catalog)
         if self._path is not None:
             try:
-                draft = self._path.with_suffix(f".{id(self)}")
+                draft = self._path.with_suffix(f".{os.getpid()}-{id(self)}")
                 draft.write_bytes(msgspec.json.encode(catalog))
                 draft.replace(self._path)
             except OSError as failure:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable
 
 from metergate.entitlements.usage.column import CELL, HEAD, HELD, NEVER, RECENT, Column
-from metergate.entitlements.usage.folder import Folder
+from metergate.entitlements.usage.folder import Folder, own_memory
 from metergate.entitlements.usage.places import COLUMNS, Place
 from metergate.entitlements.usage.watermark import Watermark
 
@@ -31,7 +31,8 @@ _STEPS = 16
 class Ledger:
     """The count of one OpenMeter on this host, and this process's part in it.
 
-    On one thread, the one that records.
+    Whoever calls it holds ``lock``, and who records holds it until what was counted is written, too: then nothing
+    is between the two when `tend` looks.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Ledger:
                 clock may be behind ours.
         """
         self.folder = folder
+        self.lock = threading.RLock()
         self.visibility = visibility
         self._watermark = watermark
         self._clock = clock
@@ -59,6 +61,11 @@ class Ledger:
         self._inherits = True
         self._left_behind: dict[int, Callable[[], bool]] = {}
         self._fence = threading.Lock()
+
+    def abandon(self) -> None:
+        """In a forked child: the column is the parent's. What is still given back by way of this goes nowhere."""
+        self._own_numbers = own_memory(self._own_numbers.nbytes).cast("d")
+        self._own = Column(self._own_numbers)
 
     # --- recording
 
@@ -180,14 +187,15 @@ class Ledger:
         Returns:
             Whether to come again; not once any answer holds all that this process has recorded.
         """
-        now = self._clock()
-        before = self._watermark.advance(now)
-        self._inherits = self._inherits and left_behind
-        if self._inherits:
-            return True
-        self._own.publish(now, before, self.visibility / _STEPS)
-        self._seen = self._own.seen(now - self.visibility)
-        return self._seen <= self._spent_at
+        with self.lock:
+            now = self._clock()
+            before = self._watermark.advance(now)
+            self._inherits = self._inherits and left_behind
+            if self._inherits:
+                return True
+            self._own.publish(now, before, self.visibility / _STEPS)
+            self._seen = self._own.seen(now - self.visibility)
+            return self._seen <= self._spent_at
 
     def tend_the_dead(self, mark_unsent: Callable[[], Callable[[], bool]]) -> None:
         """The same for columns whose process is dead and that nobody took over; every second or so.
@@ -196,7 +204,7 @@ class Ledger:
         question is repeated. It is called when it is sure that such a process is dead.
         """
         for number, column in enumerate(self._columns()):
-            with self.folder.borrowed(number) as dead:
+            with self.lock, self.folder.borrowed(number) as dead:
                 if not dead:
                     self._left_behind.pop(number, None)
                     continue

@@ -5,7 +5,9 @@ recorded and is held against it. The rule itself is in `ledger`.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from metergate.entitlements.usage.costs import NONE, Costs, FeatureCost, Kind, read_costs
@@ -62,7 +64,7 @@ class Hold:
     __slots__ = ("_ledger", "parts")
 
     def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+        self._ledger = ledger  # that of the process that holds
         self.parts: list[tuple[Place, float]] = []
 
     def __repr__(self) -> str:
@@ -70,9 +72,22 @@ class Hold:
 
     def release(self) -> None:
         """Give back what is held; calling it again does nothing."""
-        while self.parts:
-            place, amount = self.parts.pop()
-            self._ledger.hold(place, -amount)
+        with self._ledger.lock:
+            while self.parts:
+                place, amount = self.parts.pop()
+                self._ledger.hold(place, -amount)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStatistics:
+    """``places``: features of subjects that were given one of the places, by all processes of the host. By this
+    process: ``evicted``, idle ones whose place went to another; ``crowded_out``, how often something could not be
+    counted because no place was free.
+    """
+
+    places: int
+    evicted: int
+    crowded_out: int
 
 
 class UsedUp(NamedTuple):
@@ -83,9 +98,10 @@ class UsedUp(NamedTuple):
 
 
 class LocalUsage:
-    """Counts what this process records, and takes from what is left. On the thread that records.
+    """Counts what this process records, and takes from what is left. On any thread.
 
-    ``watch`` names the features that count; ``learn`` says how. Until then nothing is counted.
+    ``watch`` names the features that count; ``learn`` says how. Until then nothing is counted. Who records holds
+    `lock` from before `spend` until the events are written.
     """
 
     def __init__(self, ledger: Ledger, wake: Callable[[], None] = lambda: None) -> None:
@@ -103,6 +119,22 @@ class LocalUsage:
         self._places: dict[tuple[str, str], Place] = {}
         self._values: dict[tuple[Place, str], float] = {}
 
+    def move_to(self, ledger: Ledger) -> None:
+        """Count there from now on: in a forked child."""
+        self.ledger = ledger
+        self._places.clear()
+
+    def statistics(self) -> LocalStatistics:
+        """How much room the count takes, and whom it had none for."""
+        with self.lock:
+            places = self.ledger.folder.places
+            return LocalStatistics(len(places), places.evicted, self.crowded_out)
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Keeps the threads of this process apart."""
+        return self.ledger.lock
+
     @property
     def lacks(self) -> bool:
         """Whether a feature with a balance turned up that is not in what was learnt."""
@@ -115,11 +147,12 @@ class LocalUsage:
 
     def watch(self, features: Iterable[str]) -> None:
         """Count for these features too."""
-        more = self._watched | frozenset(features)
-        if more != self._watched:
-            self._watched = more
-            if self._catalog is not None:
-                self.learn(self._catalog)
+        with self.lock:
+            more = self._watched | frozenset(features)
+            if more != self._watched:
+                self._watched = more
+                if self._catalog is not None:
+                    self.learn(self._catalog)
 
     def learn(self, catalog: Catalog) -> None:
         """Take how events count from OpenMeter's features and meters; what was counted so far stays."""
@@ -138,13 +171,14 @@ class LocalUsage:
 
     def spend(self, events: Iterable[Recorded]) -> None:
         """Count events that are about to be recorded. Before they are written anywhere."""
-        for event in events:
-            for cost in self._costs.of(event.type):
-                if cost.is_constant:
-                    self._spend(event.subject, cost.feature, 1.0)
-                elif cost.counts(event.data):
-                    self._spend_by(cost, event)
-                self._wake()
+        with self.ledger.lock:
+            for event in events:
+                for cost in self._costs.of(event.type):
+                    if cost.is_constant:
+                        self._spend(event.subject, cost.feature, 1.0)
+                    elif cost.counts(event.data):
+                        self._spend_by(cost, event)
+                    self._wake()
 
     def _spend_by(self, cost: FeatureCost, event: Recorded) -> None:
         place = self._place(event.subject, cost.feature)
@@ -179,12 +213,13 @@ class LocalUsage:
         """What an answer will surely hold. Call it just before OpenMeter is asked."""
         if not self._costs.kinds:
             return ()
-        seen = self.ledger.seen()
         asked = []
-        for feature, kind in self._costs.kinds.items():
-            place = self._place(subject, feature)
-            if place is not None:
-                asked.append(Asked(feature, place, kind, self.ledger.base(place, seen), seen))
+        with self.lock:
+            seen = self.ledger.seen()
+            for feature, kind in self._costs.kinds.items():
+                place = self._place(subject, feature)
+                if place is not None:
+                    asked.append(Asked(feature, place, kind, self.ledger.base(place, seen), seen))
         return tuple(asked)
 
     def ceilings(self, asked: Iterable[Asked], values: Iterable[FeatureValue]) -> tuple[Ceiling, ...]:
@@ -219,41 +254,47 @@ class LocalUsage:
         """
         ledger = self.ledger
         hold = Hold(ledger)
-        for ceiling in ceilings:
-            feature, place, most, _, seen = ceiling
-            if feature not in features:
-                continue
-            reserve = reserves.get(feature)
-            amount = reserve or ledger.recent(place) or 1.0
-            if not ledger.is_current(place):
-                enough = False
-            elif seen is not None:
-                enough = self.left(ceiling) > 0
-            elif enough := ledger.take(place, amount, most, whole=reserve is not None):
-                hold.parts.append((place, amount))
-            if not enough:
-                hold.release()
-                return UsedUp(feature, self.left(ceiling))
+        with ledger.lock:
+            for ceiling in ceilings:
+                feature, place, most, _, seen = ceiling
+                if feature not in features:
+                    continue
+                reserve = reserves.get(feature)
+                amount = reserve or ledger.recent(place) or 1.0
+                if not ledger.is_current(place):
+                    enough = False
+                elif seen is not None:
+                    enough = self.left(ceiling) > 0
+                elif enough := ledger.take(place, amount, most, whole=reserve is not None):
+                    hold.parts.append((place, amount))
+                if not enough:
+                    hold.release()
+                    return UsedUp(feature, self.left(ceiling))
         return hold
 
     def left(self, ceiling: Ceiling) -> float:
         """What is left of a feature as of now: of OpenMeter's balance what was not recorded here, nor is held."""
-        if ceiling.seen is not None:
-            return min(ceiling.amount - self.ledger.level(ceiling.place, ceiling.seen), ceiling.balance)
-        return min(ceiling.amount - self.ledger.committed(ceiling.place), ceiling.balance)
+        with self.lock:
+            if ceiling.seen is not None:
+                used = self.ledger.level(ceiling.place, ceiling.seen)
+            else:
+                used = self.ledger.committed(ceiling.place)
+        return min(ceiling.amount - used, ceiling.balance)
 
     def doubts(self, ceilings: Iterable[Ceiling], feature: str) -> bool:
         """Whether the answer of these ceilings may hold more of what was recorded here than is known."""
-        return any(
-            ceiling.seen is None and ceiling.amount - ceiling.balance < self.ledger.spent(ceiling.place)
-            for ceiling in ceilings
-            if ceiling.feature == feature
-        )
+        with self.lock:
+            return any(
+                ceiling.seen is None and ceiling.amount - ceiling.balance < self.ledger.spent(ceiling.place)
+                for ceiling in ceilings
+                if ceiling.feature == feature
+            )
 
     def is_settled(self, ceilings: Iterable[Ceiling], feature: str) -> bool:
         """Whether an answer that is asked for from now on holds all that was recorded here of a feature."""
         places = (ceiling.place for ceiling in ceilings if ceiling.feature == feature)
-        return all(self.ledger.is_settled(place) for place in places)
+        with self.lock:
+            return all(self.ledger.is_settled(place) for place in places)
 
     def _place(self, subject: str, feature: str) -> Place | None:
         key = subject, feature
