@@ -228,6 +228,7 @@ class Entitlements:
             snapshots=len(self._snapshots),
             evictions=self._snapshots.evictions,
             failing=flights.failing,
+            local=None if self._counted is None else self._counted.local.statistics(),
         )
 
     # --- deciding

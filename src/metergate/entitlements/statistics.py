@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from metergate.entitlements.usage.local import LocalStatistics
+
 
 @dataclass(frozen=True, slots=True)
 class EntitlementStatistics:
@@ -19,7 +21,7 @@ class EntitlementStatistics:
     until the budget has a read for them; ``turned_away``: reads given up because too many waited.
     ``deferred``: decisions on an older answer because the budget had no read at once. ``snapshots``: subjects
     known; ``evictions``: those forgotten to make room. ``used_up``: denials on the usage recorded here alone.
-    ``failing``: the latest read failed.
+    ``failing``: the latest read failed. ``local``: the local count, where there is one.
     """
 
     decisions: Mapping[str, int]
@@ -38,3 +40,4 @@ class EntitlementStatistics:
     queued: int = 0
     deferred: int = 0
     used_up: int = 0
+    local: LocalStatistics | None = None

@@ -176,6 +176,15 @@ FAMILIES: dict[str, Family] = {
     "EntitlementStatistics.failing": Family(
         "metergate_entitlement_failing", "highest", "1 while OpenMeter counts as failing."
     ),
+    "LocalStatistics.places": Family(
+        "metergate_local_places", "highest", "Features of subjects that the local count has a place for."
+    ),
+    "LocalStatistics.evicted": Family(
+        "metergate_local_evicted", "counter", "Idle ones whose place went to another."
+    ),
+    "LocalStatistics.crowded_out": Family(
+        "metergate_local_crowded_out", "counter", "Times there was no place, so that something was not counted."
+    ),
     "WebhookStatistics.messages": Family(
         "metergate_webhook_messages", "counter", "Messages to the webhook, by what became of them."
     ),
