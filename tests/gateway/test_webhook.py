@@ -155,8 +155,15 @@ def test_the_worker_that_received_it_asks_before_its_very_next_answer(project, o
 
 def test_a_replay_is_taken_as_delivered_and_refreshes_nobody(gateway, openmeter):
     customer = openmeter.customer("replayed", features={"api": metered(10)})
+    later = openmeter.customer("later", features={"api": metered(10)})
     body = message("replayed")
     assert send(gateway, body, "replay").status == 204
+    eventually(lambda: answers(gateway, "later")[1] == set(gateway.workers()))
+    later.features["api"] = metered(0, 10)
+    assert send(gateway, message("later"), "after-it").status == 204
+    eventually(
+        lambda: answers(gateway, "later")[0] == {403}
+    )  # both have heard of this, and so of what came before
     eventually(lambda: answers(gateway, "replayed")[1] == set(gateway.workers()))
     customer.features["api"] = metered(0, 10)
     duplicates = counted(gateway)["duplicate"]
