@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -163,3 +165,26 @@ def test_without_the_option_there_is_no_header(policy, ask):
     [answer, denied] = ask([policy()], "acme", "spent")
     assert (answer.status, denied.status) == (200, 403)
     assert not answer.all("x-metergate-decision") + denied.all("x-metergate-decision")
+
+
+# --- looking from code
+
+PAGE = (Path(__file__).parents[2] / "docs" / "entitlement-options.md").read_text()
+
+
+@pytest.fixture
+def documented():
+    """The handler in docs/entitlement-options.md."""
+    [source] = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    names = {}
+    exec(source, names)  # noqa: S102
+    return names["default"]
+
+
+def test_the_documented_handler_sees_what_is_left_and_what_would_be_decided(
+    policy, ask, documented, openmeter
+):
+    openmeter.customer("poor", features={"api": metered(3)})
+    rich, poor = ask([policy()], "acme", "poor", handler=documented)
+    assert (rich.status, json.loads(rich.body)) == (200, {"left": 10.0})
+    assert (poor.status, problem(poor)["detail"]) == (403, "No sso: not_found.")

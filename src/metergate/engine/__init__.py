@@ -20,11 +20,13 @@ from metergate.engine.admission import Admission, Engine, UserLike
 from metergate.engine.backends import Backends, BackendsStatistics
 from metergate.engine.denials import Denial
 from metergate.engine.metering import Metering, Recording
+from metergate.entitlements import Decision
 
 __all__ = [
     "Admission",
     "Backends",
     "BackendsStatistics",
+    "Decision",
     "Delivery",
     "Denial",
     "Engine",

@@ -144,6 +144,24 @@ class Engine:
             decision.reason, age, shadowed=decision.shadowed, subject=subject, route=route
         )
 
+    async def check(self, subject: str, feature: str) -> Decision:
+        """What this policy would decide now of one feature, required or not. Nobody is let in by it: nothing is held.
+
+        With the policy's ``entitlementCheck``: waits for OpenMeter for ``timeoutSeconds`` at most, and only where no
+        answer serves; in shadow mode ``allowed`` is always so, and ``shadowed`` says that it would not be.
+        """
+        self.backends.watch(self.policy, feature)
+        return await self._entitlements.check(subject, (feature,), self._check)
+
+    async def balance(self, subject: str, feature: str) -> float | None:
+        """What is left of a feature, in units of its meter: of OpenMeter's balance what was not recorded here since, nor is
+        held by requests in flight. None where there is no balance, and where OpenMeter cannot be asked.
+
+        A feature that no policy requires is counted here from the first look of this process on.
+        """
+        self.backends.watch(self.policy, feature)
+        return await self._entitlements.balance(subject, feature, self._check)
+
     def record(self, recording: Recording) -> Future[None] | None:
         """Make and keep the events of one settled request; for `Metering`."""
         made = (recording.encoder or self._encoder).record(
@@ -159,9 +177,11 @@ class Engine:
         if not made.count:
             return None
         local = self._locals.get(self._destination)
-        if local is not None:
+        if local is None:
+            return self.delivery.record(made.lines, made.count)
+        with local.lock:
             local.spend(made.events)  # before they are written: killed in between, we are strict
-        return self.delivery.record(made.lines, made.count)
+            return self.delivery.record(made.lines, made.count)
 
     def _warn_dropped(self, reason: str, meter: str, message: str, recording: Recording) -> None:
         extra = {"policy": self.policy.name, "route": recording.route, "meter": meter, "reason": reason}

@@ -119,7 +119,8 @@ class Backends:
         ``counts`` gives the numbers of a destination, named as in `statistics`, for `Delivery.start`.
         """
         self._started = True
-        self._begin_to_count()
+        for wanted, checked in self._checked.items():
+            self._begin_to_count(wanted, checked)
         for name, delivery in _by_host(
             (key[0], delivery) for key, delivery in self._deliveries.items()
         ).items():
@@ -127,21 +128,32 @@ class Backends:
         if self.spool is not None:
             self._name_what_is_left(self.spool)
 
-    def _begin_to_count(self) -> None:
-        for wanted, checked in self._checked.items():
-            spool = self.spool
-            source = self._sources[wanted]
-            counting = Counting(
-                None if spool is None else spool.absolute() / describe(*wanted).folder_name / "usage",
-                [delivery for key, delivery in self._deliveries.items() if key[:2] == wanted],
-                source,
-                checked.features,
-                visibility=checked.visibility,
-                clock=self._clock,
-            )
-            self._countings.append(counting)
-            self.locals[wanted] = counting.local
-            self._entitlements[wanted].count_by(counting.counted)
+    def watch(self, policy: Policy, feature: str) -> None:
+        """Count the usage of this feature, too, whether or not a policy requires it."""
+        wanted = (policy.api_url, policy.api_key.reveal())
+        local = self.locals.get(wanted)
+        if local is not None:
+            local.watch((feature,))
+            return
+        checked = self._checked.setdefault(wanted, _Checked())
+        checked.features.add(feature)
+        checked.visibility = max(checked.visibility, policy.entitlement_check.visibility_seconds)
+        if self._started:
+            self._begin_to_count(wanted, checked)
+
+    def _begin_to_count(self, wanted: tuple[str, str], checked: _Checked) -> None:
+        spool = self.spool
+        counting = Counting(
+            None if spool is None else spool.absolute() / describe(*wanted).folder_name / "usage",
+            [delivery for key, delivery in self._deliveries.items() if key[:2] == wanted],
+            self._sources[wanted],
+            checked.features,
+            visibility=checked.visibility,
+            clock=self._clock,
+        )
+        self._countings.append(counting)
+        self.locals[wanted] = counting.local
+        self._entitlements[wanted].count_by(counting.counted)
 
     def _name_what_is_left(self, spool: Path) -> None:
         """Another configuration may have left events here that none of these deliveries looks for."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from metergate.errors import UsageError
 from metergate.policy.events import EventEncoder
 from metergate.policy.meters import runtime_meters
 from metergate.policy.model import Meter
@@ -17,6 +18,7 @@ from metergate.policy.secret import Secret
 
 if TYPE_CHECKING:
     from metergate.engine.admission import Engine
+    from metergate.entitlements import Decision
     from metergate.entitlements.usage.local import Hold
 
 _log = logging.getLogger("metergate.engine")
@@ -89,6 +91,29 @@ class Metering:
         holds, self._holds = self._holds, ()
         for hold in holds:
             hold.release()
+
+    async def check(self, feature: str) -> Decision:
+        """What would be decided now of a feature for who pays for this request; see `Engine.check`.
+
+        Of several policies that one answers that requires the feature, else the first that knows who pays. Raises
+        UsageError where none has let this request in.
+        """
+        engine, subject = self._payer(feature)
+        return await engine.check(subject, feature)
+
+    async def balance(self, feature: str) -> float | None:
+        """What is left of a feature to who pays for this request; see `check` and `Engine.balance`."""
+        engine, subject = self._payer(feature)
+        return await engine.balance(subject, feature)
+
+    def _payer(self, feature: str) -> tuple[Engine, str]:
+        payers = [(engine, subject) for engine, subject, _ in self._armed if subject is not None]
+        if not payers:
+            raise UsageError(
+                f"whose {feature} is asked for? No openmeter-inbound policy with a subject has let this request in: put "
+                "one on the route, before what asks"
+            )
+        return next((one for one in payers if feature in one[0].policy.required_entitlements), payers[0])
 
     @property
     def armed(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Any
 
-from metergate.engine import Admission, Denial, Engine
+from metergate.engine import Admission, Decision, Denial, Engine
 from metergate.gateway import problems
 from metergate.gateway.context import Context, ResponseSendingHook
 from metergate.gateway.http import Request, Response
@@ -72,6 +72,16 @@ class OpenMeterInboundPolicy:
     def get_meters(context: Context) -> tuple[Meter, ...]:
         """The run-time meters set so far."""
         return context.metering.get_meters()
+
+    @staticmethod
+    async def check(context: Context, feature: str) -> Decision:
+        """What would be decided now of a feature for who pays for this request; see `metergate.engine.Metering.check`."""
+        return await context.metering.check(feature)
+
+    @staticmethod
+    async def balance(context: Context, feature: str) -> float | None:
+        """What is left of a feature to who pays for this request; see `metergate.engine.Metering.balance`."""
+        return await context.metering.balance(feature)
 
     setMeters = set_meters  # noqa: N815  # the original's spelling
 
