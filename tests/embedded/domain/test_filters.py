@@ -120,3 +120,12 @@ def test_the_databases_filter_passes_the_same_values(written, values):
     sql = f"SELECT value FROM {source} WHERE {clause}"  # noqa: S608
     rows = duckdb.execute(sql, statement.parameters).fetchall()
     assert sorted(row[0] for row in rows) == sorted(value for value in values if matches(condition, value))
+
+
+@pytest.mark.parametrize("operator", ["$like", "$nlike", "$ilike", "$nilike"])
+@pytest.mark.parametrize("pattern", ["\\", "a%\\", "\\\\\\"])
+def test_an_escape_character_that_escapes_nothing_is_refused(operator, pattern):
+    """DuckDB would refuse it when it is used: in every value of a feature that was accepted with it."""
+    with pytest.raises(ValueError, match="escapes nothing"):
+        parse_filter({operator: pattern})
+    assert parse_filter({operator: pattern + "\\"}) is not None

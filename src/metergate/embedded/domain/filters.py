@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 Operand: TypeAlias = "str | bool | tuple[str, ...] | tuple[StringFilter, ...]"
 
 COMPARISONS = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte")
-PATTERNS = ("$like", "$nlike", "$ilike", "$nilike", "$contains", "$ncontains")
+LIKES = ("$like", "$nlike", "$ilike", "$nilike")
+PATTERNS = (*LIKES, "$contains", "$ncontains")
 LISTS = ("$in", "$nin")
 GROUPS = ("$and", "$or")
 OPERATORS = (*COMPARISONS, *PATTERNS, *LISTS, *GROUPS, "$exists")
@@ -69,6 +70,8 @@ def _operand(operator: str, operand: Any, depth: int) -> Operand:
         return tuple(operand)
     if not isinstance(operand, str) or not operand:
         raise ValueError(f"filter is invalid: {operator} needs a string that is not empty")
+    if operator in LIKES and (len(operand) - len(operand.rstrip("\\"))) % 2:
+        raise ValueError(f"filter is invalid: {operator} ends with an escape character that escapes nothing")
     return operand
 
 
