@@ -1,0 +1,77 @@
+"""Before anybody is denied on the local count alone it is asked whether the limit is soft."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from metergate.entitlements.counted import Counted
+from metergate.entitlements.usage.folder import Folder
+from metergate.entitlements.usage.ledger import Ledger
+from metergate.entitlements.usage.local import Hold, LocalUsage, UsedUp
+from metergate.entitlements.usage.watermark import Watermark
+from metergate.openmeter.catalog import Catalog, Feature, Meter
+from metergate.openmeter.values import FeatureValue, MeteredEntitlement, SubjectAccess
+from metergate.policy.model import EntitlementCheck
+
+CATALOG = Catalog((Feature("calls", "1", "m"),), (Meter("m", "2", "call", "COUNT"),))
+CHECK = EntitlementCheck()
+
+
+class OpenMeter:
+    def __init__(self, *, soft, visibility_seconds=None):
+        self.soft, self.visibility_seconds = soft, visibility_seconds
+
+    async def catalog(self):
+        return CATALOG
+
+    async def entitlement(self, subject, feature):
+        return MeteredEntitlement(is_soft_limit=self.soft)
+
+
+@pytest.fixture
+def used_up(clock):
+    """``await used_up(openmeter)``: a count, and an answer that it leaves nothing of."""
+
+    async def make(openmeter):
+        watermark = Watermark(lambda: [(1, 1)])
+        local = LocalUsage(Ledger(Folder(None, most_places=8), watermark, clock, visibility=5))
+        local.watch(["calls"])
+        counted = Counted(openmeter, local, clock=clock)
+        asked = await counted.before("acme")
+        local.spend((SimpleNamespace(type="call", subject="acme", data=None),))
+        return counted, answer(counted, asked, clock, 1.0)
+
+    return make
+
+
+def answer(counted, asked, clock, balance):
+    values = (FeatureValue("calls", True, balance=balance, usage=0.0),)
+    return counted.after(clock(), asked, "acme", SubjectAccess("found", values))
+
+
+async def nothing_new():
+    return None
+
+
+def test_a_soft_limit_is_never_used_up_here(used_up):
+    async def scenario():
+        counted, snapshot = await used_up(OpenMeter(soft=True))
+        assert isinstance(counted.take(snapshot, ("calls",), CHECK), UsedUp)
+        sure = await counted.make_sure("acme", snapshot, ("calls",), CHECK, nothing_new)
+        return counted.take(sure, ("calls",), CHECK)
+
+    assert isinstance(asyncio.run(scenario()), Hold)
+
+
+def test_a_hard_limit_stays_used_up_where_doubts_would_last_too_long(used_up):
+    async def scenario():
+        counted, snapshot = await used_up(OpenMeter(soft=False))
+        assert not counted.is_sure("acme", snapshot, "calls", CHECK)
+        sure = await counted.make_sure("acme", snapshot, ("calls",), CHECK, nothing_new)
+        assert counted.is_sure("acme", snapshot, "calls", CHECK)
+        return counted.take(sure, ("calls",), CHECK), counted.left(sure, "calls")
+
+    assert asyncio.run(scenario()) == (UsedUp("calls", 0.0), 0.0)
