@@ -145,3 +145,16 @@ def test_an_answer_with_a_balance_that_was_never_learnt_is_noticed(local):
     counted.watch(["new"])
     answer(counted, {"new": 1.0})
     assert counted.lacks
+
+
+def test_what_was_recorded_before_it_was_learnt_how_events_count_is_counted_then():
+    early = LocalUsage(
+        Ledger(Folder(None, most_places=64), Watermark(lambda: [(1, 0)]), lambda: 1000.0, visibility=5)
+    )
+    early.watch(["calls", "tokens"])
+    early.spend([call(tokens=7), call(kind="other")])
+    early.spend([call(tokens=5)])
+    early.learn(CATALOG)
+    assert left(early, answer(early, {"calls": 10.0, "tokens": 100.0})) == {"calls": 8.0, "tokens": 88.0}
+    early.learn(CATALOG)
+    assert left(early, answer(early, {"calls": 10.0})) == {"calls": 8.0}, "once"

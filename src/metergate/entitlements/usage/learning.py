@@ -20,7 +20,8 @@ _log = logging.getLogger("metergate.entitlements")
 LEARN_SECONDS = 600.0
 """How long what was learnt is not asked for again."""
 RETRY_SECONDS = 10.0
-"""The same after it could not be learnt, and where a feature turns up that it does not hold."""
+"""The same after it could not be learnt again, and where a feature turns up that it does not hold. What was never
+learnt is asked for with every subject."""
 
 
 class CatalogSource(Protocol):
@@ -42,6 +43,7 @@ class Learning:
         self._clock = clock
         self._path = path
         self._next = self._retry_at = float("-inf")
+        self._complained = False
         self._task: asyncio.Task[None] | None = None
 
     async def ready(self) -> None:
@@ -59,10 +61,11 @@ class Learning:
         try:
             catalog = await self._source.catalog()
         except OpenMeterError as error:
-            self._next = self._clock() + RETRY_SECONDS
-            if not self.local.knows:
+            self._next = self._clock() + (RETRY_SECONDS if self.local.knows else 0.0)
+            if not self.local.knows and not self._complained:
+                self._complained = True
                 _log.warning(
-                    "how events count for features is not known yet, so nothing is counted here: %s", error
+                    "how events count for features is not known yet, and is asked for again: %s", error
                 )
             return
         self.local.learn(catalog)

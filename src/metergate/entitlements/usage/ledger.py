@@ -159,7 +159,7 @@ class Ledger:
     def place(self, subject: str, feature: str) -> Place | None:
         """The place of this feature of this subject; None where there is no room for another."""
         place = self.folder.places.find(subject, feature) or self.folder.places.add(
-            subject, feature, self._is_idle
+            subject, feature, self._idle
         )
         return place if place is not None and self.folder.make_room(place.number) else None
 
@@ -170,10 +170,11 @@ class Ledger:
             self._numbers = [column.numbers for column in self.folder.columns]
         return self.folder.columns
 
-    def _is_idle(self, number: int) -> bool:
-        since = self._clock() - IDLE_SECONDS
-        columns = zip(self.folder.columns, self.seen(), strict=True)
-        return all(column.is_idle(number, since, before) for column, before in columns)
+    def _idle(self) -> Callable[[int], bool]:
+        """Whether a place may be given to somebody else, as of now."""
+        since, seen = self._clock() - IDLE_SECONDS, self.seen()
+        columns = list(zip(self._columns(), seen, strict=True))
+        return lambda number: all(column.is_idle(number, since, before) for column, before in columns)
 
     # --- what OpenMeter has acknowledged
 
@@ -208,8 +209,8 @@ class Ledger:
                 if not dead:
                     self._left_behind.pop(number, None)
                     continue
-                column.drop_held(len(self.folder.places))
                 if number not in self._left_behind:
+                    column.drop_held(len(self.folder.places))
                     self._left_behind[number] = mark_unsent()
                 if self._left_behind[number]():
                     now = self._clock()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -100,7 +101,7 @@ class UsedUp(NamedTuple):
 class LocalUsage:
     """Counts what this process records, and takes from what is left. On any thread.
 
-    ``watch`` names the features that count; ``learn`` says how. Until then nothing is counted. Who records holds
+    ``watch`` names the features that count; ``learn`` says how. What comes before that is counted then. Who records holds
     `lock` from before `spend` until the events are written.
     """
 
@@ -118,6 +119,7 @@ class LocalUsage:
         self._said: set[str] = set()
         self._places: dict[tuple[str, str], Place] = {}
         self._values: dict[tuple[Place, str], float] = {}
+        self._early: deque[Recorded] = deque(maxlen=MOST_REMEMBERED)
 
     def move_to(self, ledger: Ledger) -> None:
         """Count there from now on: in a forked child."""
@@ -166,12 +168,18 @@ class LocalUsage:
                 _log.warning(
                     "feature %s is not counted here: %s. OpenMeter's own answers decide alone", feature, why
                 )
+        with self.lock:
+            early, self._early = self._early, deque(maxlen=MOST_REMEMBERED)
+        self.spend(early)
 
     # --- recording
 
     def spend(self, events: Iterable[Recorded]) -> None:
         """Count events that are about to be recorded. Before they are written anywhere."""
         with self.ledger.lock:
+            if self._catalog is None:
+                self._early.extend(events)
+                return
             for event in events:
                 for cost in self._costs.of(event.type):
                     if cost.is_constant:

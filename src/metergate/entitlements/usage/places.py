@@ -21,7 +21,7 @@ _FREE, _REMOVED = 0, 1
 _PLACE_BITS = 24
 _PLACE = (1 << _PLACE_BITS) - 1
 _MOST_PROBES = 64
-_MOST_LOOKS = 256
+_MOST_LOOKS = 64
 
 
 class Place(NamedTuple):
@@ -67,14 +67,17 @@ class Places:
         """The place of this feature of this subject, if it has one."""
         return self._find(*_hashed(subject, feature))[0]
 
-    def add(self, subject: str, feature: str, is_idle: Callable[[int], bool]) -> Place | None:
-        """The place, given to it if it had none; None where all are taken and none of those looked at is idle."""
+    def add(self, subject: str, feature: str, idle: Callable[[], Callable[[int], bool]]) -> Place | None:
+        """The place, given to it if it had none; None where all are taken and none of those looked at is idle.
+
+        ``idle`` makes what says so of a place, where that has to be known.
+        """
         first, second = _hashed(subject, feature)
         with self._lock():
             found, entry = self._find(first, second)
             if found is not None or entry < 0:
                 return found
-            number = self._next(is_idle)
+            number = self._next(idle)
             if number is None:
                 return None
             self._entries[number] = entry
@@ -100,12 +103,13 @@ class Places:
                 free = entry
         return None, free
 
-    def _next(self, is_idle: Callable[[int], bool]) -> int | None:
+    def _next(self, idle: Callable[[], Callable[[int], bool]]) -> int | None:
         """A place that was never given to anybody, or one taken from who does not use it. The lock is held."""
         given = self.words[_NEXT]
         if given < self.most:
             self.words[_NEXT] = given + 1
             return int(given)
+        is_idle = idle()
         for _ in range(_MOST_LOOKS):
             number = self.words[_HAND] % self.most
             self.words[_HAND] = number + 1
@@ -116,9 +120,12 @@ class Places:
 
     def _remove(self, number: int) -> None:
         entry = self._entries[number]
-        follows = self.words[_HEAD + 2 * ((entry + 1) & self._mask)]
-        self.words[_HEAD + 2 * entry] = _FREE if follows == _FREE else _REMOVED
-        self.generations[number] += 1
+        place = _HEAD + 2 * entry
+        # It may be another's entry by now, if a process was killed in these lines.
+        if self.words[place] > _REMOVED and self.words[place + 1] & _PLACE == number:
+            follows = self.words[_HEAD + 2 * ((entry + 1) & self._mask)]
+            self.words[place] = _FREE if follows == _FREE else _REMOVED
+        self.generations[number] += 1  # last: see `_find`
         self.evicted += 1
 
 
