@@ -183,7 +183,9 @@ FAMILIES: dict[str, Family] = {
         "metergate_local_evicted", "counter", "Idle ones whose place went to another."
     ),
     "LocalStatistics.crowded_out": Family(
-        "metergate_local_crowded_out", "counter", "Times there was no place, so that something was not counted."
+        "metergate_local_crowded_out",
+        "counter",
+        "Times there was no place, so that something was not counted.",
     ),
     "WebhookStatistics.messages": Family(
         "metergate_webhook_messages", "counter", "Messages to the webhook, by what became of them."
