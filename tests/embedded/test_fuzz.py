@@ -362,7 +362,7 @@ def furnished(openmeter, event):
 
 
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=1500
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=700
 )
 @given(requests())
 def test_every_request_gets_an_answer_that_openmeter_could_give(furnished, caplog, request_):

@@ -37,7 +37,7 @@ def ask_until(call, gateway: Server, key: str, wanted: int, within: float = 15.0
 @pytest.mark.parametrize(("workers", "clients", "delay"), [(1, 32, 1.0), (2, 64, 2.0)])
 def test_many_at_once_get_what_there_is_and_not_one_more(limited, workers, clients, delay):
     with limited(workers=workers, delay=delay) as (gateway, key, _):
-        report = asyncio.run(ask(gateway, key, clients, 5.0))
+        report = asyncio.run(ask(gateway, key, clients, 3.5))
         result = outcome(report, QUOTA)
         assert (result.let_in, result.failed) == (QUOTA, 0)
 
@@ -46,7 +46,7 @@ def test_a_killed_worker_takes_nothing_of_the_count_with_it(limited):
     with limited(workers=2, delay=2.0) as (gateway, key, _):
 
         async def ask_and_kill():
-            asking = asyncio.create_task(ask(gateway, key, 16, 6.0))
+            asking = asyncio.create_task(ask(gateway, key, 16, 5.0))
             for _ in range(3):
                 await asyncio.sleep(0.8)
                 await asyncio.to_thread(gateway.kill_worker)
@@ -80,7 +80,7 @@ def test_a_gateway_that_was_killed_in_an_outage_still_knows_what_it_let_in(limit
         gateway.kill()
         gateway.start()
         openmeter.restart()
-        report = asyncio.run(ask(gateway, key, 16, 6.0))
+        report = asyncio.run(ask(gateway, key, 16, 5.0))
         assert report.statuses.get(ALLOWED, 0) == QUOTA - 50
 
 
