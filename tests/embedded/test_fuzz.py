@@ -361,9 +361,7 @@ def furnished(openmeter, event):
     return openmeter
 
 
-@settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=700
-)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=700)
 @given(requests())
 def test_every_request_gets_an_answer_that_openmeter_could_give(furnished, caplog, request_):
     method, target, body, headers = request_
