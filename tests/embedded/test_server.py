@@ -209,25 +209,3 @@ def test_sigint_ends_it_as_well(server):
     server.start()
     os.kill(server.pid, signal.SIGINT)
     assert server.stop(timeout=5) == 0
-
-
-def test_a_second_server_on_the_folder_is_refused_in_one_line(server, tmp_path):
-    server.start()
-    other = make_server(tmp_path)
-    other.log = tmp_path / "other.log"
-    other.launch()
-    assert other._process is not None
-    assert other._process.wait(20) == 1
-    assert f"is in use by process {server.pid}" in other.output()
-    assert "Traceback" not in other.output()
-
-
-def test_a_port_in_use_is_refused_in_one_line(server, tmp_path):
-    server.start()
-    (tmp_path / "other").mkdir()
-    other = make_server(tmp_path / "other", server.port)
-    other.launch()
-    assert other._process is not None
-    assert other._process.wait(20) == 1
-    assert f"localhost:{server.port} cannot be listened on" in other.output()
-    assert "Traceback" not in other.output()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import duckdb
 from granian.constants import Interfaces
 from granian.server.embed import Server
 
@@ -69,6 +70,27 @@ def create_app(
     """
     configuration = _configuration(config)
     database = Database.open(data, [statement for module in TABLES for statement in module.SCHEMA])
+    try:
+        return _assemble(database, configuration, token, clock, retention, visibility_delay)
+    except BaseException as exception:
+        database.close()
+        if isinstance(exception, duckdb.Error):
+            reason = " ".join(str(exception).split())
+            raise ConfigurationError(
+                f"{data} does not hold the tables of an embedded OpenMeter: {reason} Name another with --data."
+            ) from exception
+        raise
+
+
+def _assemble(
+    database: Database,
+    configuration: Configuration,
+    token: str | None,
+    clock: Clock,
+    retention: timedelta | None,
+    visibility_delay: float,
+) -> Application:
+    """The application over the opened database, which its ``shutdown`` closes."""
     meter_store = MeterStore(database)
     late = LateEventStore(database, clock, visibility_delay) if visibility_delay > 0 else None
     event_store = late or EventStore(database, clock)
@@ -237,7 +259,14 @@ async def _serve_until_signal(app: Application, address: str, port: int) -> None
         log.warning("stopped with requests in flight", extra={"requests": app.abort()})
         await asyncio.wait({serving}, timeout=ABORT_SECONDS)
     if serving.done():
-        serving.result()
+        try:
+            serving.result()
+        except RuntimeError as exception:
+            reason = str(exception).partition("\n")[0]
+            if "os error" not in reason:
+                raise
+            # so Granian says that somebody else took the port after it was found free
+            raise ConfigurationError(f"{address}:{port} cannot be listened on: {reason}.") from exception
 
 
 def _find_address(host: str, port: int) -> str:

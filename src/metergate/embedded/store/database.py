@@ -37,6 +37,7 @@ SQL belongs into ``embedded/store``; times are kept as naive TIMESTAMP in UTC, J
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import shutil
@@ -129,16 +130,16 @@ class Database:
         Raises ConfigurationError when another process holds the folder, when it cannot be written, and when a
         newer Metergate made it.
         """
-        lock = lock_folder(folder)
-        try:
-            connection = connect(folder)
-            migrate(connection, schema)
-        except (duckdb.Error, ConfigurationError) as exception:
-            lock.close()
-            if isinstance(exception, ConfigurationError):
-                raise
-            reason = " ".join(str(exception).split())
-            raise ConfigurationError(f"{folder / FILE} cannot be opened: {reason}") from exception
+        with contextlib.ExitStack() as opened:
+            lock = opened.enter_context(lock_folder(folder))
+            try:
+                connection = opened.enter_context(connect(folder))
+                migrate(connection, schema)
+            except duckdb.Error as exception:
+                raise ConfigurationError(
+                    f"{folder / FILE} cannot be opened: {_in_one_line(exception)}"
+                ) from exception
+            opened.pop_all()
         return cls(folder, lock, connection)
 
     async def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
