@@ -121,9 +121,10 @@ def _row_entry(line: int, share: float, row: dict[str, Any]) -> Entry:
     attributes = {name: row[name] for name in COLUMNS if row.get(name) not in (None, "")}
     if "data" in attributes:
         try:
-            attributes["data"] = msgspec.json.decode(attributes["data"])
+            msgspec.json.decode(attributes["data"], type=msgspec.Raw)
         except msgspec.DecodeError as exception:
             return Entry(line, share, wrong=f"data is no JSON: {exception}")
+        attributes["data"] = msgspec.Raw(attributes["data"].encode())
     return _entry(line, share, _encode({"specversion": "1.0", **attributes}))
 
 

@@ -49,6 +49,21 @@ def test_a_listed_event_is_what_was_sent_with_its_time_in_whole_seconds_of_utc(o
     assert item["ingestedAt"] == item["storedAt"] == "2026-03-15T12:00:00Z"
 
 
+def test_numbers_are_listed_as_they_were_sent_and_measured_as_what_they_mean(openmeter, event):
+    meter = {"slug": "tokens", "aggregation": "SUM", "eventType": "request", "valueProperty": "$.n"}
+    assert openmeter("POST", "/api/v1/meters", meter).status == 200
+    numbers = ["1e2", "-0", "1.10", "100.0", "12345678901234567890123", "0.30000000000000004"]
+    for number in numbers:
+        body = msgspec.json.encode(event(number, data={"n": msgspec.Raw(number.encode())}))
+        spaced = body.replace(b'"data":{"n":', b'"data": {\n"n" : ')
+        assert openmeter("POST", "/api/v1/events", spaced, headers=SINGLE).status == 204
+    for path in ("/api/v1/events", "/api/v2/events", "/api/v3/openmeter/events"):
+        listed = openmeter("GET", path).body
+        assert all(b'"data":{"n":%s}' % number.encode() in listed for number in numbers), listed
+    (row,) = openmeter("GET", "/api/v1/meters/tokens/query").json["data"]
+    assert row["value"] == 1.2345678901234567e22
+
+
 def test_an_event_without_time_gets_the_time_of_receipt_and_one_without_data_shows_none(openmeter, event):
     ingest(openmeter, event("a", time=None, data=None), {**event("b"), "time": None, "data": None})
     for item in openmeter("GET", "/api/v1/events").json:

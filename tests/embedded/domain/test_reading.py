@@ -51,6 +51,16 @@ def test_both_read_the_same(cursor, document, path):
 
 
 @pytest.mark.parametrize(
+    "number",
+    ["1e2", "1E+2", "-0", "-0.0", "1.10", "1e308", "9" * 308, "9" * 400, "1e-400", "9007199254740993"],
+)
+def test_numbers_however_they_are_written_are_read_the_same(cursor, number):
+    data = f'{{"a":{number}}}'
+    stored, steps = msgspec.json.decode(data), parse_path("$.a")
+    assert in_sql(cursor, data, "$.a") == (text_at(stored, steps), number_at(stored, steps))
+
+
+@pytest.mark.parametrize(
     ("condition", "exact"),
     [
         (StringFilter("$eq", "a"), True),

@@ -2,12 +2,14 @@
 
 Rules: OpenMeter's API description (schema ``Event``) as its request validator applies it, in that validator's
 words, so that a client which reads the messages finds what it knows: ``Error at "/3/subject": property
-"subject" is missing``. Extra attributes are dropped. The time is cut to whole seconds.
+"subject" is missing``. Extra attributes are dropped. The time is cut to whole seconds. The data stay as they were
+written, number by number (``1e2`` is no ``100``), without white space and with the last of several equal keys.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -32,7 +34,7 @@ class InvalidEvents(ValueError):
 
 class Event(msgspec.Struct, frozen=True):
     """A checked event. ``time``: whole seconds since 1970, None where the time of receipt counts; ``data``:
-    JSON text.
+    JSON text in one line.
     """
 
     source: str
@@ -52,7 +54,7 @@ class _Incoming(msgspec.Struct):
     time: str | None = None
     datacontenttype: Literal["application/json"] | None = None
     dataschema: Text | None = None
-    data: dict[str, Any] | None = None
+    data: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class _StrictIncoming(_Incoming, forbid_unknown_fields=True):
@@ -63,6 +65,9 @@ _decode_one = msgspec.json.Decoder(_Incoming).decode
 _decode_many = msgspec.json.Decoder(list[_Incoming]).decode
 _decode_one_strictly = msgspec.json.Decoder(_StrictIncoming).decode
 _decode_many_strictly = msgspec.json.Decoder(list[_StrictIncoming]).decode
+_HUGE = re.compile(rb"[0-9]{309}")
+"""May be a number that no float64 holds."""
+_decode_data = msgspec.json.Decoder(dict[str, Any] | None).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -74,22 +79,47 @@ def read_events(body: bytes, content_type: str, *, strict: bool = False) -> list
     The quick way is a typed decoder; whatever it turns down is looked at again by hand, for the message, and
     since it is stricter with JSON than Go (a lone surrogate in a string, a number beyond float64).
     """
+    incoming: Sequence[_Incoming]
     try:
         if content_type == SINGLE or (content_type == EITHER and not body.lstrip().startswith(b"[")):
-            return [_checked(_decode_one_strictly(body) if strict else _decode_one(body))]
-        incoming = _decode_many_strictly(body) if strict else _decode_many(body)
-        return [_checked(event) for event in incoming]
+            incoming = [_decode_one_strictly(body) if strict else _decode_one(body)]
+        else:
+            incoming = _decode_many_strictly(body) if strict else _decode_many(body)
+        return [_checked(event, _as_written(event.data)) for event in incoming]
     except (msgspec.DecodeError, ValueError, RecursionError):
-        return [_checked(event) for event in _read_slowly(body, content_type, strict=strict)]
+        documents = _read_slowly(body, content_type, strict=strict)
+        return [_checked(_incoming(document), _text(document.get("data"))) for document in documents]
 
 
-def _checked(event: _Incoming) -> Event:
+def _as_written(data: msgspec.Raw) -> str | None:
+    """The data in one line, None where there are none. Raises ValueError and others for what only the slow way reads.
+
+    What comes out again as it came in is the usual case and the quick one.
+    """
+    decoded = _decode_data(data)
+    if decoded is None:
+        return None
+    written, encoded = bytes(data), _encode(decoded)
+    same = encoded == written or encoded == msgspec.json.format(written, indent=-1)
+    if same and _HUGE.search(encoded) is None:
+        return encoded.decode()
+    return _text(_load(written))
+
+
+def _text(data: dict[str, Any] | None) -> str | None:
+    """The text of data that ``_load`` has read."""
+    try:
+        return None if data is None else _encode(data).decode()
+    except RecursionError as exception:
+        raise InvalidEvents("request body has an error: data are nested too deep") from exception
+
+
+def _checked(event: _Incoming, data: str | None) -> Event:
     if event.specversion not in SPEC_VERSIONS:
         raise InvalidEvents(f'invalid event: unknown spec version "{event.specversion}"')
     if not is_uri_reference(event.source):
         raise InvalidEvents(f'invalid event: source is not a URI reference: "{event.source}"')
     time = None if event.time is None else seconds(event.time)
-    data = None if event.data is None else _encode(event.data).decode()
     return Event(event.source, event.id, event.type, event.subject, time, data)
 
 
@@ -109,27 +139,37 @@ def is_uri_reference(text: str) -> bool:
     return ":" not in first or re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:", first) is not None
 
 
-def _read_slowly(body: bytes, content_type: str, *, strict: bool) -> Sequence[_Incoming]:
+def _read_slowly(body: bytes, content_type: str, *, strict: bool) -> Sequence[dict[str, Any]]:
     document = _load(body)
     single = content_type == SINGLE or (content_type == EITHER and not isinstance(document, list))
     if single:
         _check(document, "", strict=strict)
-        return [_incoming(document)]
+        return [document]
     if not isinstance(document, list):
         raise InvalidEvents(_schema_error("", "value must be an array"))
     for index, item in enumerate(document):
         _check(item, f"/{index}", strict=strict)
-    return [_incoming(item) for item in document]
+    return document
 
 
 def _load(body: bytes) -> Any:
+    """The document, its numbers as they were written."""
     try:
-        document = json.loads(body, parse_constant=_refuse_constant)
+        document = json.loads(
+            body, parse_int=_raw_number, parse_float=_raw_number, parse_constant=_refuse_constant
+        )
+        return _without_surrogates(document)
     except (ValueError, RecursionError) as exception:
         raise InvalidEvents(
             f"request body has an error: failed to decode request body: {exception}"
         ) from exception
-    return _without_surrogates(document)
+
+
+def _raw_number(text: str) -> msgspec.Raw:
+    """The number as it is written. Who reads it in a list is to find one, so it has to fit: Go knows no larger ones."""
+    if math.isinf(float(text)):
+        raise ValueError(f"number {text[:20]} is beyond what a float64 holds")
+    return msgspec.Raw(text.encode())
 
 
 def _refuse_constant(name: str) -> Any:
@@ -148,7 +188,7 @@ def _without_surrogates(value: Any) -> Any:
 
 
 def _incoming(document: dict[str, Any]) -> _Incoming:
-    known = {key: document[key] for key in _Incoming.__struct_fields__ if key in document}
+    known = {key: document[key] for key in _Incoming.__struct_fields__ if key in document and key != "data"}
     return _Incoming(**known)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -126,7 +127,7 @@ def _number_error(value: Any) -> str | None:
             return "invalid event: value cannot be NaN"
         return "invalid event: value cannot be infinity" if math.isinf(number) else None
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return None
+        return "invalid event: value cannot be infinity" if abs(value) > sys.float_info.max else None
     return f"invalid event: unsupported value property type: {_GO_TYPES[type(value)]}"
 
 

@@ -43,9 +43,13 @@ def number_at(document: Any, steps: Steps) -> float | None:
     value = look_up(document, steps)
     if isinstance(value, str):
         value = read_number(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def is_exact(condition: StringFilter) -> bool:
