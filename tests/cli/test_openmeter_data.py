@@ -1,4 +1,4 @@
-"""``metergate openmeter backup, import, export``: on the folder of a stopped server, and on a running one."""
+"""``metergate openmeter backup, restore, import, export``: on the folder of a stopped server, and on a running one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from metergate.cli import openmeter_export, openmeter_import, stores
 from metergate.cli.application import application
 from metergate.cli.openmeter import read_days
 from metergate.cli.stores import StoreError
+from metergate.embedded.store.folder import FILE, lock_folder
+from metergate.embedded.store.restoring import Damaged
 from metergate.errors import ConfigurationError, UsageError
 from metergate.testing.processes import HOST, Server, openmeter_server
 
@@ -222,6 +224,89 @@ def test_a_backup_of_a_running_server_is_a_folder_to_start_from(server, tmp_path
 def test_a_backup_of_a_stopped_server_needs_no_server(filled, tmp_path):
     command("backup", tmp_path / "copy", "--data", filled)
     command("export", tmp_path / "out.jsonl", "--data", tmp_path / "copy")
+    assert len(read_lines(tmp_path / "out.jsonl")) == 50
+
+
+@pytest.fixture
+def archive(filled: Path, tmp_path: Path) -> Path:
+    command("backup", tmp_path / "copy.tar", "--data", filled)
+    return tmp_path / "copy.tar"
+
+
+def test_what_is_restored_from_a_backup_is_all_of_it(filled, archive, tmp_path):
+    for source in (archive, filled):
+        data = tmp_path / "new" / source.name
+        assert f"{data}: 50 events" in command("restore", source, "--data", data).stdout
+        assert sorted(file.name for file in data.iterdir()) == ["lock", FILE]
+        command("export", tmp_path / "out.jsonl", "--data", data)
+        assert read_lines(tmp_path / "out.jsonl") == [event(number) for number in range(50)]
+
+
+def test_a_folder_that_holds_anything_is_not_restored_into(archive, filled, tmp_path):
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis").write_text("long work")
+    for used, name in ((filled, "openmeter.duckdb"), (tmp_path / "papers", "thesis")):
+        before = {file.name: file.read_bytes() for file in used.iterdir()}
+        with pytest.raises(UsageError, match=f"is not empty, it holds {name}"):
+            command("restore", archive, "--data", used)
+        assert {file.name: file.read_bytes() for file in used.iterdir()} == before
+
+
+def test_of_a_damaged_archive_nothing_is_restored(archive, tmp_path):
+    whole, data = archive.read_bytes(), tmp_path / "new"
+    damaged = [
+        (whole[:-2048], "SHA256SUMS is missing"),
+        (whole[: len(whole) // 2], "not all of one"),
+        (whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:], "does not match"),
+        (whole.replace(b"openmeter.duckdb", b"../../etc/passwd", 1), "is no backup"),
+        (b"", "is no backup"),
+        (b"nonsense" * 1000, "is no backup"),
+    ]
+    for content, message in damaged:
+        archive.write_bytes(content)
+        with pytest.raises(Damaged, match=message):
+            command("restore", archive, "--data", data)
+        assert not data.exists()
+    data.mkdir()
+    with pytest.raises(Damaged):
+        command("restore", archive, "--data", data)
+    assert [file.name for file in data.iterdir()] == ["lock"]
+
+
+def test_of_a_folder_with_a_damaged_database_nothing_is_restored(filled, tmp_path):
+    content = (filled / FILE).read_bytes()
+    headers = 3 * 4096
+    (filled / FILE).write_bytes(content[:headers] + bytes(len(content) - headers))
+    with pytest.raises(Damaged, match="the backup is damaged: "):
+        command("restore", filled, "--data", tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    (filled / FILE).unlink()
+    with pytest.raises(Damaged, match=r"openmeter\.duckdb is missing"):
+        command("restore", filled, "--data", tmp_path / "new")
+    with duckdb.connect(str(filled / FILE)) as connection:
+        connection.execute("CREATE TABLE papers (text VARCHAR)")
+    with pytest.raises(Damaged, match="its tables are papers"):
+        command("restore", filled, "--data", tmp_path / "new")
+
+
+def test_a_folder_in_use_is_neither_restored_from_nor_into(archive, filled, tmp_path):
+    with lock_folder(filled), pytest.raises(ConfigurationError, match="is in use by process"):
+        command("restore", filled, "--data", tmp_path / "new")
+    (tmp_path / "new").mkdir()
+    with lock_folder(tmp_path / "new"), pytest.raises(ConfigurationError, match="is in use by process"):
+        command("restore", archive, "--data", tmp_path / "new")
+
+
+def test_after_a_restore_that_was_killed_no_server_begins_with_nothing_and_it_can_be_given_again(
+    archive, tmp_path
+):
+    killed = tmp_path / "new"
+    (killed / "restore.partial").mkdir(parents=True)
+    (killed / "restore.partial" / FILE).write_bytes(b"half of it")
+    with pytest.raises(ConfigurationError, match="has not come to its end"):
+        command("export", tmp_path / "out.jsonl", "--data", killed)
+    command("restore", archive, "--data", killed)
+    command("export", tmp_path / "out.jsonl", "--data", killed)
     assert len(read_lines(tmp_path / "out.jsonl")) == 50
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from metergate.cli import openmeter_backup, openmeter_export, openmeter_import
+from metergate.cli import openmeter_backup, openmeter_export, openmeter_import, openmeter_restore
 from metergate.cli.options import Host, LogFormat, LogLevel
 from metergate.cli.options_openmeter import TOKEN_VARIABLE
 
@@ -85,5 +85,6 @@ def read_days(text: str) -> timedelta:
 
 
 application.command("backup")(openmeter_backup.backup)
+application.command("restore")(openmeter_restore.restore)
 application.command("import")(openmeter_import.import_file)
 application.command("export")(openmeter_export.export)

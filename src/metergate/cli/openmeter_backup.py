@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,12 +56,12 @@ def _write(partial: Path, size: int, pieces: Iterator[bytes]) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
+    from metergate.embedded.store.restoring import read_backup, write_files
+
     unpacked = folder.with_name(folder.name + ".partial")
     shutil.rmtree(unpacked, ignore_errors=True)
-    with tarfile.open(archive) as opened:
-        opened.extractall(unpacked, filter="data")
-    for file in unpacked.iterdir():
-        with file.open("rb") as written:
-            os.fsync(written.fileno())
+    unpacked.mkdir()
+    for _ in write_files(read_backup(archive), unpacked):
+        pass
     archive.unlink()
     unpacked.replace(folder)

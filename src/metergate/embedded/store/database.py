@@ -50,7 +50,7 @@ from typing import IO, Any, TypeAlias, TypeVar
 
 import duckdb
 
-from metergate.embedded.store.folder import FILE, LOG, connect, lock_folder, migrate
+from metergate.embedded.store.folder import FILE, LOG, connect, lock_folder, migrate, refuse_half_restored
 from metergate.errors import ConfigurationError, MetergateError
 
 log = logging.getLogger("metergate.embedded")
@@ -127,11 +127,12 @@ class Database:
     def open(cls, folder: Path, schema: Iterable[str] = ()) -> Database:
         """Take the folder for this process alone, make it if missing, and bring its tables up to date.
 
-        Raises ConfigurationError when another process holds the folder, when it cannot be written, and when a
-        newer Metergate made it.
+        Raises ConfigurationError when another process holds the folder, when it cannot be written, when a newer
+        Metergate made it, and when a restore into it was killed.
         """
         with contextlib.ExitStack() as opened:
             lock = opened.enter_context(lock_folder(folder))
+            refuse_half_restored(folder)
             try:
                 connection = opened.enter_context(connect(folder))
                 migrate(connection, schema)

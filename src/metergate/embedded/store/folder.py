@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +17,8 @@ from metergate.errors import ConfigurationError
 FILE = "openmeter.duckdb"
 LOCK = "lock"
 LOG = f"{FILE}.wal"
+PARTIAL = "restore.partial"
+"""Where a backup is unpacked and checked before it becomes the database."""
 FORMAT = 1
 """What the tables look like; raised when a migration has to be run (``MIGRATIONS``)."""
 MIGRATIONS: dict[int, Sequence[str]] = {}
@@ -70,6 +72,31 @@ def lock_folder(folder: Path) -> IO[str]:
         lock.write(f"{os.getpid()}\n")
         lock.flush()
     return lock
+
+
+def refuse_half_restored(folder: Path) -> None:
+    """Raises ConfigurationError where a restore was killed: an empty database must not begin in its place."""
+    if (folder / PARTIAL).exists() and not (folder / FILE).exists():
+        raise ConfigurationError(
+            f"A restore into {folder} has not come to its end. Give that command again, "
+            f"or remove {folder / PARTIAL} to begin with nothing."
+        )
+
+
+@contextlib.contextmanager
+def unused_folder(folder: Path) -> Iterator[None]:
+    """While open, no server runs on the folder, which is only read. Raises ConfigurationError where one does."""
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(FileNotFoundError):  # nobody has ever opened it
+            lock = held.enter_context((folder / LOCK).open(encoding="ascii"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigurationError(
+                    f"{folder} is in use by process {lock.read().strip() or 'unknown'}. "
+                    "Stop that one first, or make a backup of it with `metergate openmeter backup`."
+                ) from None
+        yield
 
 
 def migrate(connection: duckdb.DuckDBPyConnection, schema: Iterable[str]) -> None:
