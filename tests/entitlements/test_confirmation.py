@@ -1,7 +1,7 @@
 import pytest
 
-from metergate.entitlements.confirmation import MOST_ALONE, Confirmations, confirm, is_near_limit
-from metergate.entitlements.snapshot import Snapshot, Snapshots
+from metergate.entitlements.confirmation import MOST_ALONE, Confirmations, confirm
+from metergate.entitlements.snapshot import Snapshot, Snapshots, is_near_limit
 from metergate.openmeter.values import FeatureValue, SubjectAccess
 
 API = ("api",)

@@ -30,6 +30,9 @@ class OpenMeter:
     async def entitlement(self, subject, feature):
         return MeteredEntitlement(is_soft_limit=self.soft)
 
+    async def rises(self, subject, feature):
+        return ()
+
 
 @pytest.fixture
 def used_up(clock):
@@ -40,16 +43,14 @@ def used_up(clock):
         local = LocalUsage(Ledger(Folder(None, most_places=8), watermark, clock, visibility=5))
         local.watch(["calls"])
         counted = Counted(openmeter, local, clock=clock)
-        asked = await counted.before("acme")
-        local.spend((SimpleNamespace(type="call", subject="acme", data=None),))
-        return counted, answer(counted, asked, clock, 1.0)
+
+        async def answer(subject):
+            local.spend((SimpleNamespace(type="call", subject="acme", data=None),))
+            return SubjectAccess("found", (FeatureValue("calls", True, balance=1.0, usage=0.0),))
+
+        return counted, await counted.read("acme", clock(), answer)
 
     return make
-
-
-def answer(counted, asked, clock, balance):
-    values = (FeatureValue("calls", True, balance=balance, usage=0.0),)
-    return counted.after(clock(), asked, "acme", SubjectAccess("found", values))
 
 
 async def nothing_new():

@@ -303,11 +303,12 @@ METERED = {
     "currentUsagePeriod": {"from": "2026-01-01T00:00:00Z", "to": "2026-02-01T01:00:00+01:00"},
 }
 FEBRUARY = 1769904000.0
+JANUARY = FEBRUARY - 31 * 86_400
 
 
 def test_it_is_one_request_where_the_customer_has_it(api):
     api.on("/api/v2/customers/acme/entitlements/api", answer({**METERED, "customerId": "c1"}))
-    assert entitlement(api.url, "acme", "api") == MeteredEntitlement(True, "c1", FEBRUARY)
+    assert entitlement(api.url, "acme", "api") == MeteredEntitlement(True, "c1", FEBRUARY, JANUARY)
     assert api.targets == ["/api/v2/customers/acme/entitlements/api"]
 
 
@@ -315,7 +316,7 @@ def test_a_server_without_version_2_is_asked_for_the_subjects_list(api):
     api.on("/api/v2/", NOT_FOUND)
     api.on("/api/v1/customers/acme/access", answer({"entitlements": {"api": {"hasAccess": True}}}))
     api.on("/api/v1/subjects/acme/entitlements", answer([{**METERED, "featureKey": "other"}, METERED]))
-    assert entitlement(api.url, "acme", "api") == MeteredEntitlement(True, None, FEBRUARY)
+    assert entitlement(api.url, "acme", "api") == MeteredEntitlement(True, None, FEBRUARY, JANUARY)
 
 
 def test_a_server_without_customers_is_asked_for_the_subjects_list(api):
@@ -323,7 +324,7 @@ def test_a_server_without_customers_is_asked_for_the_subjects_list(api):
         api.on(path, NOT_FOUND)
     api.on("/api/v1/subjects/acme/entitlements", answer([METERED]))
     api.on("/api/v1/subjects/acme/entitlements/api/value", answer({"hasAccess": True}))
-    assert entitlement(api.url, "acme", "api") == MeteredEntitlement(True, None, FEBRUARY)
+    assert entitlement(api.url, "acme", "api") == MeteredEntitlement(True, None, FEBRUARY, JANUARY)
 
 
 def test_a_customer_without_the_feature_never_gets_that_of_another_whose_subject_is_called_the_same(api):
@@ -357,3 +358,36 @@ def test_each_request_is_counted(api):
 
     run(api.url, read)
     assert requests == [0, 1]
+
+
+# --- when a balance changes by itself
+
+
+def rises(url, subject, feature):
+    return run(url, lambda client: client.rises(subject, feature))
+
+
+@pytest.mark.parametrize("version", [2, 1])
+def test_a_balance_changes_with_its_period_and_its_grants(api, version):
+    grants = [{"effectiveAt": "2026-01-05T00:00:00Z", "nextRecurrence": "2026-01-06T00:00:00Z"}, {"id": "g"}]
+    times = {JANUARY, FEBRUARY, JANUARY + 4 * 86_400, JANUARY + 5 * 86_400}
+    if version == 2:
+        api.on("/api/v2/customers/acme/entitlements/api/grants", answer({"items": grants}))
+        api.on("/api/v2/customers/acme/entitlements/api", answer({**METERED, "customerId": "c1"}))
+    else:
+        for path in ("/api/v2/", "/api/v1/customers"):
+            api.on(path, NOT_FOUND)
+        api.on("/api/v1/subjects/acme/entitlements/api/grants", answer(grants))
+        api.on("/api/v1/subjects/acme/entitlements/api/value", answer({"hasAccess": True}))
+        api.on("/api/v1/subjects/acme/entitlements", answer([METERED]))
+    assert set(rises(api.url, "acme", "api")) == times
+
+
+def test_with_no_entitlement_no_balance_changes(openmeter):
+    assert rises(openmeter.url, "nobody", "api") == ()
+
+
+def test_a_server_that_does_not_list_grants_says_when_the_period_ends(api):
+    api.on("/api/v2/customers/acme/entitlements/api/grants", NOT_FOUND)
+    api.on("/api/v2/customers/acme/entitlements/api", answer({**METERED, "customerId": "c1"}))
+    assert set(rises(api.url, "acme", "api")) == {JANUARY, FEBRUARY}

@@ -88,7 +88,7 @@ class Counting:
     def close(self) -> None:
         """Leave the count to the other processes."""
         self._tending.close()
-        self.counted.learning.close()
+        self.counted.close()
         if self._folder is not None:
             self._folder.close()
 

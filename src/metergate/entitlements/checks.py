@@ -30,7 +30,6 @@ from collections.abc import Callable
 import msgspec
 
 from metergate.entitlements.budget import Budget, Urgency
-from metergate.entitlements.confirmation import is_near_limit
 from metergate.entitlements.counted import Counted
 from metergate.entitlements.decision import (
     GRANTED,
@@ -42,7 +41,7 @@ from metergate.entitlements.decision import (
     grants,
 )
 from metergate.entitlements.flights import Flight, Flights
-from metergate.entitlements.snapshot import Snapshot, Snapshots
+from metergate.entitlements.snapshot import Snapshot, Snapshots, is_near_limit
 from metergate.entitlements.source import AccessSource
 from metergate.entitlements.statistics import EntitlementStatistics
 from metergate.entitlements.usage.local import Hold

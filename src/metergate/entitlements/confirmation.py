@@ -7,7 +7,7 @@ read on its own. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from metergate.entitlements.snapshot import Snapshot
 from metergate.openmeter.access import fits_batch
@@ -24,8 +24,6 @@ FAILED_SECONDS = 60.0
 
 MOST_ALONE = 20_000
 
-_NEAR = 0.1
-
 
 def confirm(
     snapshot: Snapshot | None, access: Mapping[str, bool] | None, features: tuple[str, ...], asked_at: float
@@ -41,23 +39,6 @@ def confirm(
         if access.get(feature) is not (known is not None and known.has_access):
             return None
     return snapshot.confirmed(asked_at)
-
-
-def is_near_limit(
-    snapshot: Snapshot, features: tuple[str, ...], left: Callable[[Snapshot, str], float | None] | None = None
-) -> bool:
-    """Whether any of these features has less than a tenth of its allowance left: its balance matters.
-
-    ``left`` gives what the local count leaves of a balance; None where nothing is counted.
-    """
-    for feature in features:
-        value = snapshot.feature(feature)
-        if value is None or value.balance is None or value.balance <= 0:
-            continue
-        remains = value.balance if left is None else left(snapshot, feature)
-        if remains is not None and remains < _NEAR * (value.balance + (value.usage or 0)):
-            return True
-    return False
 
 
 class Confirmations:

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from metergate.entitlements.snapshot import Snapshot
+from metergate.entitlements.snapshot import Snapshot, is_near_limit
 from metergate.entitlements.usage.learning import CatalogSource, Learning
-from metergate.entitlements.usage.local import Asked, Hold, LocalUsage, UsedUp
-from metergate.entitlements.usage.soft import EntitlementSource, SoftLimits
+from metergate.entitlements.usage.local import Hold, LocalUsage, UsedUp
+from metergate.entitlements.usage.terms import EntitlementSource, Terms
 from metergate.openmeter.values import SubjectAccess
 from metergate.policy.model import EntitlementCheck
 
@@ -46,35 +46,53 @@ class Counted:
         local: LocalUsage,
         *,
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
         catalog_file: Path | None = None,
     ) -> None:
-        """``catalog_file`` keeps for the next start how events count."""
+        """``catalog_file`` keeps for the next start how events count. ``wall_clock``: seconds since 1970."""
         self.local = local
         self._source = source
+        self._wall_clock = wall_clock
         self.learning = Learning(source, local, clock, catalog_file)
-        self._soft = SoftLimits(source, clock)
+        self._terms = Terms(source, clock, wall_clock)
         self._settling: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     # --- asking
 
-    async def before(self, subject: str) -> tuple[Asked, ...]:
-        """What has to be known before OpenMeter is asked for a subject."""
+    async def read(
+        self, subject: str, began: float, access: Callable[[str], Awaitable[SubjectAccess]]
+    ) -> Snapshot:
+        """OpenMeter's answer, asked for now by ``access``, with what it allows. ``began``: when the read did."""
         await self.learning.ready()
         self.local.ledger.tend(left_behind=True)
-        return self.local.ask(subject)
+        since, asked = self._wall_clock(), self.local.ask(subject)
+        answer = await access(subject)
+        snapshot = Snapshot(began, answer)
+        self._learn_visibility()
+        if asked:
+            more = self.local.tells_of_more(asked, answer.features)
+            early = {feature for feature in more if await self._terms.is_early(subject, feature, since)}
+            ceilings = self.local.ceilings(asked, answer.features, early)
+            soft = self._terms.soft
+            snapshot.ceilings = tuple(one for one in ceilings if soft.known(subject, one.feature) is not True)
+            self._ask_in_time(subject, snapshot)
+        return snapshot
 
-    def after(self, began: float, asked: tuple[Asked, ...], subject: str, access: SubjectAccess) -> Snapshot:
-        """The answer, with what it allows."""
-        snapshot = Snapshot(began, access)
+    def _learn_visibility(self) -> None:
         said = self._source.visibility_seconds
         if said is not None:
             self.local.ledger.visibility = said + VISIBILITY_MARGIN
-        if asked:
-            ceilings = self.local.ceilings(asked, access.features)
-            snapshot.ceilings = tuple(
-                ceiling for ceiling in ceilings if self._soft.known(subject, ceiling.feature) is not True
-            )
-        return snapshot
+        self._terms.margin = self.local.ledger.visibility
+
+    def _ask_in_time(self, subject: str, snapshot: Snapshot) -> None:
+        """Whether a limit is soft should be known before it is reached: then OpenMeter may be away."""
+        for ceiling in snapshot.ceilings:
+            feature = ceiling.feature
+            if (
+                is_near_limit(snapshot, (feature,), self.left)
+                and self._terms.soft.known(subject, feature) is None
+            ):
+                self._terms.soft.begin(subject, feature)
 
     async def make_sure(
         self,
@@ -90,7 +108,7 @@ class Counted:
         Waits; the caller sees to it that it does not do so for too long.
         """
         while isinstance(held := self.take(snapshot, features, check), UsedUp):
-            if await self._soft.find_out(subject, held.feature):
+            if await self._terms.soft.find_out(subject, held.feature):
                 snapshot.ceilings = tuple(one for one in snapshot.ceilings if one.feature != held.feature)
                 continue
             if self.is_sure(subject, snapshot, held.feature, check):
@@ -102,6 +120,11 @@ class Counted:
             snapshot = again
         held.release()
         return snapshot
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        self.learning.close()
+        self._terms.close()
 
     async def _settled(self, subject: str, feature: str, snapshot: Snapshot) -> None:
         """Wait until an answer would hold all that was recorded here: one looks, for all who wait."""
@@ -121,7 +144,7 @@ class Counted:
 
     def is_sure(self, subject: str, snapshot: Snapshot, feature: str, check: EntitlementCheck) -> bool:
         """Whether `make_sure` would find out nothing: the limit is hard, and doubts would last too long."""
-        if self._soft.known(subject, feature) is not False:
+        if self._terms.soft.known(subject, feature) is not False:
             return False
         lasting = self.local.ledger.visibility >= check.timeout_seconds
         return lasting or not self.local.doubts(snapshot.ceilings, feature)

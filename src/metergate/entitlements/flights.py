@@ -299,8 +299,7 @@ class Flights:
     async def _read(self, subject: str, began: float) -> Snapshot:
         if self.counted is None:
             return Snapshot(began, await self._source.access(subject))
-        asked = await self.counted.before(subject)
-        return self.counted.after(began, asked, subject, await self._source.access(subject))
+        return await self.counted.read(subject, began, self._source.access)
 
     async def _fly_together(self, flights: list[Flight], features: tuple[str, ...], began: float) -> None:
         """Confirm many. A failure of this query, a 429 apart, says nothing of the other reads, which go on."""

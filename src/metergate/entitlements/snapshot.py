@@ -6,6 +6,7 @@ and one object for all subjects with the same boolean entitlements.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 from metergate.entitlements.usage.local import Ceiling
@@ -21,6 +22,7 @@ MOST_VALUES = 1_000_000
 features would take 1.4 GB, and with this bound they take 140 MB."""
 
 _MOST_GRANTS = 8
+_NEAR = 0.1
 _SAMPLE = 8
 _MOST_SHARED = 4096
 
@@ -71,6 +73,23 @@ class Snapshot:
     def feature(self, key: str) -> FeatureValue | None:
         """The value of one feature; None where the subject has no such entitlement."""
         return next((value for value in self.values if value.feature == key), None)
+
+
+def is_near_limit(
+    snapshot: Snapshot, features: tuple[str, ...], left: Callable[[Snapshot, str], float | None] | None = None
+) -> bool:
+    """Whether any of these features has less than a tenth of its allowance left: its balance matters.
+
+    ``left`` gives what the local count leaves of a balance; None where nothing is counted.
+    """
+    for feature in features:
+        value = snapshot.feature(feature)
+        if value is None or value.balance is None or value.balance <= 0:
+            continue
+        remains = value.balance if left is None else left(snapshot, feature)
+        if remains is not None and remains < _NEAR * (value.balance + (value.usage or 0)):
+            return True
+    return False
 
 
 class Snapshots:

@@ -63,6 +63,7 @@ from metergate.openmeter.values import (
     read_entitlement,
     read_entitlement_of,
     read_feature_keys,
+    read_grant_times,
     read_subject,
     read_value,
 )
@@ -190,21 +191,42 @@ class AccessClient:
         Raises:
             As ``access``.
         """
+        return (await self._find_entitlement(subject, feature))[1]
+
+    async def rises(self, subject: str, feature: str) -> tuple[float, ...]:
+        """When the balance of a metered entitlement changes by itself: the ends of its usage period, and the times at which
+        its grants begin and recur next. Seconds since 1970, past ones among them; nothing where there is none.
+
+        As `entitlement`, and one request more, for the grants: at most the first 1,000.
+
+        Raises:
+            As ``access``.
+        """
+        place, found = await self._find_entitlement(subject, feature)
+        if place is None or found is None:
+            return ()
+        period = (found.period_start, found.period_end)
+        return (*(time for time in period if time is not None), *await self._grant_times(place, feature))
+
+    async def _find_entitlement(
+        self, subject: str, feature: str
+    ) -> tuple[Place | None, MeteredEntitlement | None]:
+        """A metered entitlement, and where it is."""
         if not subject or _UNHOLDABLE.search(subject + feature) or not is_plain(feature):
-            return None
+            return None, None
         place = await self._recall(subject) or await self._by_key(subject)
         found = Lack.ABSENT if place is None else await self._entitlement(place, feature)
         if not isinstance(found, Lack):
-            return found
+            return place, found
         tried, (place, values, _) = place, await self._read(subject, self._features)
         if place is None or all(value.feature != feature for value in values or ()):
-            return None
+            return None, None
         if place != tried:
             found = await self._entitlement(place, feature)
         if isinstance(found, Lack) and place.kind == "customers":
-            as_subject = await self._by_subject(subject)
-            found = Lack.ABSENT if as_subject is None else await self._entitlement(as_subject, feature)
-        return None if isinstance(found, Lack) else found
+            place = await self._by_subject(subject)
+            found = Lack.ABSENT if place is None else await self._entitlement(place, feature)
+        return (None, None) if isinstance(found, Lack) else (place, found)
 
     @property
     def visibility_seconds(self) -> float | None:
@@ -351,3 +373,11 @@ class AccessClient:
         endpoint = "GET /api/v1/subjects/{subject}/entitlements"
         body = await self._get(f"/api/v1/subjects/{place.ref}/entitlements", endpoint)
         return body if isinstance(body, Lack) else read_entitlement_of(body, feature, endpoint)
+
+    async def _grant_times(self, place: Place, feature: str) -> tuple[float, ...]:
+        kind = place.kind[:-1]
+        version = 2 if place.kind == "customers" else 1
+        endpoint = f"GET /api/v{version}/{place.kind}/{{{kind}}}/entitlements/{{feature}}/grants"
+        path = f"/api/v{version}/{place.kind}/{place.ref}/entitlements/{quote(feature, safe='')}/grants"
+        body = await self._get(f"{path}?pageSize=1000" if version == 2 else path, endpoint)
+        return () if isinstance(body, Lack) else read_grant_times(body, endpoint)

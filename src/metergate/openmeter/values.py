@@ -56,12 +56,13 @@ class MeteredEntitlement(msgspec.Struct, frozen=True):
 
     ``is_soft_limit``: it grants beyond its balance. ``customer_id`` is whose it is, None where the server has
     no customers. ``period_end``: when its current usage period ends, in seconds since 1970; None where the
-    server does not say.
+    server does not say. ``period_start``: when it began.
     """
 
     is_soft_limit: bool
     customer_id: str | None = None
     period_end: float | None = None
+    period_start: float | None = None
 
 
 class Customer(msgspec.Struct, frozen=True):
@@ -116,6 +117,16 @@ def read_entitlement_of(body: bytes, feature: str, endpoint: str) -> MeteredEnti
     return None
 
 
+def read_grant_times(body: bytes, endpoint: str) -> tuple[float, ...]:
+    """When the grants on a page begin and recur, in seconds since 1970."""
+    times = (
+        read_timestamp(grant, name, endpoint)
+        for grant in decode_list(body, endpoint)
+        for name in ("effectiveAt", "nextRecurrence")
+    )
+    return tuple(time for time in times if time is not None)
+
+
 def read_timestamp(document: dict[str, Any], name: str, endpoint: str) -> float | None:
     """A member that is an RFC 3339 time, in seconds since 1970; None where it is missing."""
     text = document.get(name)
@@ -145,7 +156,10 @@ def _entitlement(document: dict[str, Any], endpoint: str) -> MeteredEntitlement 
     return MeteredEntitlement(
         document.get("isSoftLimit") is True,
         customer if isinstance(customer, str) else None,
-        read_timestamp(period, "to", endpoint) if isinstance(period, dict) else None,
+        *(
+            read_timestamp(period, name, endpoint) if isinstance(period, dict) else None
+            for name in ("to", "from")
+        ),
     )
 
 

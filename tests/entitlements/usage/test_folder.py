@@ -242,7 +242,7 @@ def test_nothing_is_seen_before_anything_was_said():
 
 def test_a_full_disk_counts_no_more_subjects_and_ends_no_process(small_disk):
     """A write into a mapped file that has no blocks on a full disk is a SIGBUS."""
-    disk = small_disk(26 << 20)
+    disk = small_disk(34 << 20)
     ledger = ledger_in(disk / "usage")
     known = ledger.place("acme", "calls")
     filler = disk / "filler"

@@ -23,7 +23,7 @@ from metergate.entitlements.usage.column import Column
 from metergate.entitlements.usage.places import MOST_PLACES, Places
 
 TABLE = "places"
-LAYOUT = 1
+LAYOUT = 2
 MOST_COLUMNS = 256
 ROOM = 4096
 """Places that a column gets room for at a time."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -49,7 +49,8 @@ class Ceiling(NamedTuple):
     """How far a feature may be used before OpenMeter has to be asked again.
 
     A flow: as long as what is recorded and held here stays below ``amount``. A level (``seen`` is there): as
-    long as no value recorded since then reaches it.
+    long as no value recorded since then reaches it. ``early``: what OpenMeter said holds from a later moment on, and
+    this is what it said before.
     """
 
     feature: str
@@ -57,6 +58,7 @@ class Ceiling(NamedTuple):
     amount: float
     balance: float
     seen: tuple[float, ...] | None = None
+    early: bool = False
 
 
 class Hold:
@@ -230,24 +232,52 @@ class LocalUsage:
                     asked.append(Asked(feature, place, kind, self.ledger.base(place, seen), seen))
         return tuple(asked)
 
-    def ceilings(self, asked: Iterable[Asked], values: Iterable[FeatureValue]) -> tuple[Ceiling, ...]:
+    def tells_of_more(self, asked: Iterable[Asked], values: Iterable[FeatureValue]) -> tuple[str, ...]:
+        """The features of which an answer allows more than all others before: a grant, a reset, a new period."""
+        balances = {value.feature: value.balance for value in values}
+        bounds = self.ledger.folder.places.bounds
+        return tuple(
+            one.feature
+            for one in asked
+            if one.kind != "level"
+            and (balance := balances.get(one.feature)) is not None
+            and bounds.exceeds(one.place.number, balance + one.base)
+        )
+
+    def ceilings(
+        self, asked: Iterable[Asked], values: Iterable[FeatureValue], early: Collection[str] = ()
+    ) -> tuple[Ceiling, ...]:
         """What an answer allows of each feature that has a balance and is counted here.
 
-        Access with nothing left is a soft limit, which nothing uses up.
+        Access with nothing left is a soft limit, which nothing uses up. ``early``: features of which the answer tells
+        more than holds already; what holds for them is what the answers before have allowed.
         """
         by_feature = {value.feature: value for value in values if value.balance is not None}
         self._lacks = self._lacks or not self._known.issuperset(self._watched.intersection(by_feature))
         ceilings = []
-        for one in asked:
-            value = by_feature.get(one.feature)
-            if value is None or value.balance is None or not value.has_access or value.balance <= 0:
-                continue
-            if one.kind == "level":
-                amount = value.balance + (value.usage or 0.0)
-                ceilings.append(Ceiling(one.feature, one.place, amount, value.balance, one.seen))
-            else:
-                ceilings.append(Ceiling(one.feature, one.place, value.balance + one.base, value.balance))
+        with self.lock:
+            for one in asked:
+                value = by_feature.get(one.feature)
+                if value is not None and value.balance is not None:
+                    ceiling = self._ceiling(one, value, value.balance, early=one.feature in early)
+                    if value.has_access and value.balance > 0:
+                        ceilings.append(ceiling)
         return tuple(ceilings)
+
+    def _ceiling(self, one: Asked, value: FeatureValue, balance: float, *, early: bool) -> Ceiling:
+        """The ceiling of an answer, which is then known to all processes of the host."""
+        place = one.place
+        if one.kind == "level":
+            return Ceiling(one.feature, place, balance + (value.usage or 0.0), balance, one.seen)
+        bounds = self.ledger.folder.places.bounds
+        if early:
+            return Ceiling(one.feature, place, bounds.least(place.number), balance, early=True)
+        amount = balance + one.base
+        if self.ledger.is_current(place):
+            is_new = bounds.exceeds(place.number, amount)
+            keep = bounds.begin if is_new else bounds.narrow
+            keep(place.number, amount, balance + self.ledger.spent(place))
+        return Ceiling(one.feature, place, amount, balance)
 
     # --- deciding
 
@@ -264,7 +294,7 @@ class LocalUsage:
         hold = Hold(ledger)
         with ledger.lock:
             for ceiling in ceilings:
-                feature, place, most, _, seen = ceiling
+                feature, place, most, _, seen, _ = ceiling
                 if feature not in features:
                     continue
                 reserve = reserves.get(feature)
@@ -293,9 +323,9 @@ class LocalUsage:
         """Whether the answer of these ceilings may hold more of what was recorded here than is known."""
         with self.lock:
             return any(
-                ceiling.seen is None and ceiling.amount - ceiling.balance < self.ledger.spent(ceiling.place)
+                ceiling.amount - ceiling.balance < self.ledger.spent(ceiling.place)
                 for ceiling in ceilings
-                if ceiling.feature == feature
+                if ceiling.feature == feature and ceiling.seen is None and not ceiling.early
             )
 
     def is_settled(self, ceilings: Iterable[Ceiling], feature: str) -> bool:

@@ -12,8 +12,10 @@ from contextlib import AbstractContextManager
 from hashlib import blake2b
 from typing import NamedTuple
 
+from metergate.entitlements.usage.bounds import Bounds
+
 MOST_PLACES = 1 << 19
-"""Places of one OpenMeter: half a million features of subjects. 24 MiB of table, used up as places are."""
+"""Places of one OpenMeter: half a million features of subjects. 32 MiB of table, used up as places are."""
 
 _HEAD = 8
 _NEXT, _HAND, COLUMNS = range(3)
@@ -32,8 +34,8 @@ class Place(NamedTuple):
 
 
 def bytes_for(places: int) -> int:
-    """The length of the table: two words for each of twice as many entries, and two for each place."""
-    return 8 * (_HEAD + 4 * places + 2 * places)
+    """The length of the table: two words for each of twice as many entries, and four for each place."""
+    return 8 * (_HEAD + 4 * places + 4 * places)
 
 
 class Places:
@@ -49,7 +51,8 @@ class Places:
         self._lock = lock
         self._mask = 2 * most - 1
         self.generations: memoryview[int] = words[_HEAD + 4 * most : _HEAD + 5 * most]
-        self._entries = words[_HEAD + 5 * most :]
+        self._entries = words[_HEAD + 5 * most : _HEAD + 6 * most]
+        self.bounds = Bounds(words[_HEAD + 6 * most : _HEAD + 8 * most])
 
     def __len__(self) -> int:
         return int(self.words[_NEXT])
@@ -125,6 +128,7 @@ class Places:
         if self.words[place] > _REMOVED and self.words[place + 1] & _PLACE == number:
             follows = self.words[_HEAD + 2 * ((entry + 1) & self._mask)]
             self.words[place] = _FREE if follows == _FREE else _REMOVED
+        self.bounds.forget(number)
         self.generations[number] += 1  # last: see `_find`
         self.evicted += 1
 
