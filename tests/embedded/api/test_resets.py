@@ -139,6 +139,25 @@ def test_of_resets_at_the_same_moment_one_counts_and_it_survives_a_restart(openm
     assert reset(openmeter).status == 400
 
 
+def test_in_the_minute_of_the_last_reset_there_is_no_other(openmeter, entitle, use, clock):
+    identifier = entitle()["id"]
+    use(3, "2026-03-15T12:00:10Z")
+    clock.move(seconds=30)
+    for path in (f"{V1}/{identifier}", f"{V2}/calls"):
+        answer = reset(openmeter, path)  # measuring began in this very minute
+        assert (answer.status, "not after last reset at 2026-03-15T12:00:00Z" in answer.detail) == (400, True)
+    assert figures(openmeter) == [7, 3, 0]
+    clock.move(seconds=30)
+    assert reset(openmeter).status == 204
+    clock.move(seconds=59)
+    assert reset(openmeter).status == 400
+    clock.now = clock.now.replace(
+        month=4, day=15, minute=1, second=30
+    )  # the calendar's own reset was at 12:01
+    answer = reset(openmeter)
+    assert (answer.status, "2026-04-15T12:01:00Z" in answer.detail) == (400, True)
+
+
 @pytest.mark.parametrize("path", [f"{V1}/calls", f"{V2}/calls"])
 def test_an_override_ends_the_old_entitlement_and_begins_the_new_one_afresh(
     openmeter, entitle, use, clock, path

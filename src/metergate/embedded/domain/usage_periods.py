@@ -79,7 +79,7 @@ def reset_usage(
     is carried over; None: as the entitlement has it.
 
     Raises:
-        CannotReset: in the future, before the current usage period, and where a reset has happened already.
+        CannotReset: in the future, before the current usage period, and in the minute of the last reset.
     """
     metering, period = entitlement.metering, usage_period_at(entitlement, now)
     if metering is None or period is None:
@@ -90,10 +90,8 @@ def reset_usage(
     if at < period.start:
         start = format_rfc3339(period.start)
         raise CannotReset(f"reset at {format_rfc3339(at)} is before current usage period start {start}")
-    if (last := last_reset(entitlement, now)) is not None and at <= last.at:
-        raise CannotReset(
-            f"reset at {format_rfc3339(at)} is not after last reset at {format_rfc3339(last.at)}"
-        )
+    if at == period.start:  # be it a reset by hand, by the calendar, or the moment when measuring began
+        raise CannotReset(f"reset at {format_rfc3339(at)} is not after last reset at {format_rfc3339(at)}")
     anchor = _spans(entitlement)[-1].recurrence.anchor if retain_anchor else at
     reset = UsageReset(at, anchor, metering.preserve_overage_at_reset if preserve is None else preserve)
     changed = msgspec.structs.replace(metering, resets=(*metering.resets, reset))
