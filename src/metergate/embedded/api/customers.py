@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from metergate.embedded.api.listing import ordered, present, read_page, segment
-from metergate.embedded.api.requests import boolean, choice, json_body, json_response
+from metergate.embedded.api.requests import boolean, choice, json_body, json_response, text
 from metergate.embedded.domain.customers import Customer, CustomerFilters, CustomerInput
 from metergate.embedded.domain.moments import format_rfc3339
 from metergate.embedded.services import Services
@@ -30,13 +30,12 @@ def routes(services: Services) -> list[Route]:
 
     async def list_customers(request: Request) -> Response:
         choice(request, "expand", ("subscriptions",))
-        query = request.query_params
         wanted = CustomerFilters(
-            key=query.get("key", ""),
-            name=query.get("name", ""),
-            primary_email=query.get("primaryEmail", ""),
-            subject=query.get("subject", ""),
-            plan_key=query.get("planKey", ""),
+            key=text(request, "key") or "",
+            name=text(request, "name") or "",
+            primary_email=text(request, "primaryEmail") or "",
+            subject=text(request, "subject") or "",
+            plan_key=text(request, "planKey") or "",
             include_deleted=boolean(request, "includeDeleted"),
         )
         found = ordered(request, list(filter(wanted, store.all())), _ORDERS, "name")

@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from metergate.embedded.api.events import described, subjects_of
 from metergate.embedded.api.problems import Invalid
-from metergate.embedded.api.requests import integer, json_response, parameter_error, text
+from metergate.embedded.api.requests import integer, json_response, parameter_error, single, text
 from metergate.embedded.domain.cursors import Cursor, decode_cursor
 from metergate.embedded.domain.filters import parse_filter
 from metergate.embedded.domain.identifiers import is_id
@@ -53,7 +53,7 @@ def cursor_of(event: StoredEvent, by: TimeColumn) -> Cursor:
 
 
 def _cursor(request: Request) -> Cursor | None:
-    given = request.query_params.get("cursor")
+    given = single(request, "cursor")
     try:
         return None if given is None else decode_cursor(given)
     except ValueError as exception:
@@ -62,7 +62,7 @@ def _cursor(request: Request) -> Cursor | None:
 
 def _filters(request: Request) -> Mapping[str, Any]:
     """The parameter ``filter``, without what is null."""
-    given = request.query_params.get("filter")
+    given = single(request, "filter")
     try:
         decoded = {} if given is None else msgspec.json.decode(given, type=dict[str, Any])
     except (msgspec.DecodeError, ValueError, RecursionError) as exception:

@@ -4,7 +4,6 @@ mapping.go).
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,6 +22,7 @@ from metergate.embedded.api.requests import (
     choice,
     json_body,
     json_response,
+    members,
     moment,
     parameter_error,
     text,
@@ -37,7 +37,6 @@ from metergate.embedded.domain.windows import WindowSize, find_zone
 from metergate.embedded.services import Services
 
 Texts = Annotated[list[str], Meta(max_length=100)]
-_DEEP_OBJECT = re.compile(r"filterGroupBy\[(.+)\]")
 _WINDOWS = tuple(WindowSize)
 
 
@@ -87,11 +86,7 @@ async def _post(services: Services, request: Request) -> Response:
 def read_parameters(request: Request) -> QueryBody:
     """The question of a GET."""
     window = choice(request, "windowSize", _WINDOWS)
-    filters = {
-        match[1]: [value]
-        for name, value in request.query_params.multi_items()
-        if (match := _DEEP_OBJECT.fullmatch(name))
-    }
+    filters = {key: [value] for key, value in members(request, "filterGroupBy").items()}
     return QueryBody(
         client_id=text(request, "clientId", longest=36),
         start=moment(request, "from"),

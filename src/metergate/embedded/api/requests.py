@@ -22,6 +22,7 @@ MAX_BODY = 16 * 1024 * 1024
 """Bytes of a request's body, but for events."""
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+_MEMBER = re.compile(r"\[([^\[\]]+)\]")
 _PLACE = re.compile(r"`\$\.?([^`]+)`$")
 """Where in the body msgspec found what it says, at the end of its message."""
 T = TypeVar("T")
@@ -38,9 +39,32 @@ def body_error(message: str, field: str = "body") -> InvalidParameter:
     return InvalidParameter(field, message, "body", detail=f"request body has an error: {message}")
 
 
+def single(request: Request, name: str) -> str | None:
+    """The value of a parameter that may be given once, None when it is not given."""
+    values = request.query_params.getlist(name)
+    if len(values) > 1:
+        raise parameter_error(name, f"multiple values for single value parameter '{name}'")
+    return values[0] if values else None
+
+
+def members(request: Request, name: str) -> dict[str, str]:
+    """A parameter that is an object, ``?name[key]=value``. What is not written so is refused, not passed over."""
+    found: dict[str, str] = {}
+    for given, value in request.query_params.multi_items():
+        if given != name and not given.startswith(f"{name}["):
+            continue
+        match = _MEMBER.fullmatch(given, len(name))
+        if match is None:
+            raise parameter_error(name, f"malformed: {given}; write {name}[key]=value")
+        if match[1] in found:
+            raise parameter_error(name, f"multiple values for {given}")
+        found[match[1]] = value
+    return found
+
+
 def text(request: Request, name: str, *, longest: int | None = None) -> str | None:
     """The parameter, None when it is not given. With ``longest``: 1 to so many characters."""
-    value = request.query_params.get(name)
+    value = single(request, name)
     if value is None or longest is None:
         return value
     if not value:
@@ -58,7 +82,7 @@ def texts(request: Request, name: str) -> tuple[str, ...] | None:
 
 def moment(request: Request, name: str) -> datetime | None:
     """A parameter that is an RFC 3339 date-time."""
-    value = request.query_params.get(name)
+    value = single(request, name)
     if value is None:
         return None
     try:
@@ -71,7 +95,7 @@ def moment(request: Request, name: str) -> datetime | None:
 
 def integer(request: Request, name: str, default: int, *, least: int, most: int) -> int:
     """A whole number between two bounds."""
-    value = request.query_params.get(name)
+    value = single(request, name)
     if value is None:
         return default
     if _INTEGER.fullmatch(value) is None:
@@ -86,7 +110,7 @@ def integer(request: Request, name: str, default: int, *, least: int, most: int)
 
 def boolean(request: Request, name: str, default: bool = False) -> bool:
     """``true`` or ``false``."""
-    value = request.query_params.get(name)
+    value = single(request, name)
     if value not in (None, "true", "false"):
         raise parameter_error(name, f"value {value}: an invalid boolean")
     return default if value is None else value == "true"
@@ -94,7 +118,7 @@ def boolean(request: Request, name: str, default: bool = False) -> bool:
 
 def choice(request: Request, name: str, allowed: Sequence[str]) -> str | None:
     """One of a few words, None when it is not given."""
-    value = request.query_params.get(name)
+    value = single(request, name)
     if value is not None and value not in allowed:
         words = ",".join(f'"{word}"' for word in allowed)
         raise parameter_error(name, f"value is not one of the allowed values [{words}]")

@@ -22,7 +22,7 @@ from metergate.embedded.api.listing import present
 from metergate.embedded.api.problems import NotFound, Problem
 from metergate.embedded.api.requests import json_body, json_response, parameter_error, without_nulls
 from metergate.embedded.api.v3.customers import customer_view, find_customer
-from metergate.embedded.api.v3.parameters import MAX_SIZE, page_number
+from metergate.embedded.api.v3.parameters import MAX_SIZE, page_member, page_number
 from metergate.embedded.domain.cursors import IdCursor, decode_id_cursor
 from metergate.embedded.domain.customers import Customer
 from metergate.embedded.domain.entitlements import Entitlement, Value
@@ -136,7 +136,7 @@ def _resolve(services: Services, keys: Sequence[str]) -> tuple[list[Matched], li
 
 
 def _cursors(request: Request) -> tuple[IdCursor | None, IdCursor | None]:
-    given = {name: request.query_params.get(f"page[{name}]") for name in ("after", "before")}
+    given = {name: page_member(request, name) for name in ("after", "before")}
     if None not in given.values():
         raise parameter_error("page[after]", "cannot be combined with page[before]")
     decoded: dict[str, IdCursor | None] = {}

@@ -24,6 +24,7 @@ from metergate.embedded.api.v3.parameters import (
     MAX_SIZE,
     filters,
     ids,
+    page_member,
     page_number,
     sorting,
     text_filter,
@@ -94,9 +95,9 @@ async def _condition(services: Services, request: Request, size: int) -> PageFil
 
 
 def _cursor(request: Request) -> Cursor | None:
-    if "page[before]" in request.query_params:
+    if page_member(request, "before") is not None:
         raise parameter_error("page[before]", "backward pagination is not supported")
-    given = request.query_params.get("page[after]")
+    given = page_member(request, "after")
     try:
         return None if given is None else decode_cursor(given)
     except ValueError as exception:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from starlette.requests import Request
 
 from metergate.embedded.api.problems import InvalidParameter
-from metergate.embedded.api.requests import parameter_error
+from metergate.embedded.api.requests import members, parameter_error, single
 from metergate.embedded.domain.filters import StringFilter
 from metergate.embedded.domain.identifiers import is_id
 from metergate.embedded.domain.moments import parse_rfc3339
@@ -21,6 +21,7 @@ from metergate.embedded.domain.time_filters import TimeFilter
 
 DEFAULT_SIZE = 20
 MAX_SIZE = 100
+_PAGE = frozenset({"size", "number", "after", "before"})
 _MAX_ITEMS = 50
 _MAX_LENGTH = 1024
 _FILTER = re.compile(r"filter\[([^\[\]]+)\](?:\[([^\[\]]+)\])?")
@@ -41,12 +42,20 @@ T = TypeVar("T", StringFilter, TimeFilter)
 def page_number(request: Request, name: str, default: int, most: int) -> int:
     """``page[size]`` or ``page[number]``: from 1 to ``most``."""
     field = f"page[{name}]"
-    given = request.query_params.get(field)
+    given = page_member(request, name)
     if given is None:
         return default
     if not re.fullmatch(r"[0-9]{1,9}", given) or not 1 <= int(given) <= most:
         raise parameter_error(field, f"must be between 1 and {most}")
     return int(given)
+
+
+def page_member(request: Request, name: str) -> str | None:
+    """``page[name]``, None when it is not given. Raises for a page that is not written so."""
+    given = members(request, "page")
+    if unknown := given.keys() - _PAGE:
+        raise parameter_error("page", f"unknown: page[{min(unknown)}]")
+    return given.get(name)
 
 
 def page_of(request: Request, items: Sequence[Item], view: Callable[[Item], Any]) -> dict[str, Any]:
@@ -60,7 +69,7 @@ def filters(request: Request, known: Collection[str]) -> dict[str, list[tuple[st
     """For each field that is filtered by: pairs of operator and value. Raises for fields that are not known."""
     found: dict[str, list[tuple[str, str]]] = {}
     for name, value in request.query_params.multi_items():
-        if not name.startswith("filter["):
+        if name != "filter" and not name.startswith("filter["):
             continue
         match = _FILTER.fullmatch(name)
         if match is None:
@@ -108,7 +117,7 @@ def sorting(request: Request, fields: Collection[str], *, descending: bool) -> t
 
     ``descending`` is what holds when no direction is named.
     """
-    given = request.query_params.get("sort") or next(iter(fields))
+    given = single(request, "sort") or next(iter(fields))
     field, _, direction = given.partition(" ")
     if field not in fields:
         raise parameter_error("sort", f'unsupported sort field: "{field}"')
