@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
 import tarfile
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -308,6 +309,23 @@ def test_after_a_restore_that_was_killed_no_server_begins_with_nothing_and_it_ca
     command("restore", archive, "--data", killed)
     command("export", tmp_path / "out.jsonl", "--data", killed)
     assert len(read_lines(tmp_path / "out.jsonl")) == 50
+
+
+def test_on_a_full_disk_nothing_is_left_of_a_backup_or_a_restore(archive, filled, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for arguments in (
+        ("backup", tmp_path / "new.tar", "--data", filled),
+        ("backup", tmp_path / "new", "--data", filled),
+        ("restore", archive, "--data", tmp_path / "new"),
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (archive.stat().st_size // 2, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                command(*arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_server_that_is_not_there_is_said_after_some_tries(tmp_path, monkeypatch):

@@ -27,22 +27,27 @@ def backup(
 
     if target.exists():
         raise UsageError(f"{target} is there already: name another, or remove it first")
-    archive = target if target.suffix == ".tar" else target.with_name(target.name + ".tar")
-    partial = archive.with_name(archive.name + ".partial")
     began = time.monotonic()
-    with open_store(data, url, token()) as store:
-        size, pieces = store.backup()
-        _write(partial, size, pieces)
-    if target.suffix == ".tar":
-        partial.replace(target)
-    else:
-        _unpack(partial, target)
+    archive = target.with_name(f"{target.name}.partial{'' if target.suffix == '.tar' else '.tar'}")
+    unpacked = target.with_name(target.name + ".partial")
+    try:
+        with open_store(data, url, token()) as store:
+            size, pieces = store.backup()
+            _write(archive, size, pieces)
+        if target.suffix == ".tar":
+            archive.replace(target)
+        else:
+            _unpack(archive, unpacked)
+            unpacked.replace(target)
+    finally:
+        archive.unlink(missing_ok=True)
+        shutil.rmtree(unpacked, ignore_errors=True)
     print(f"{target}: {size / 1e6:,.1f} MB in {time.monotonic() - began:.1f} s")
 
 
-def _write(partial: Path, size: int, pieces: Iterator[bytes]) -> None:
+def _write(archive: Path, size: int, pieces: Iterator[bytes]) -> None:
     written, began = 0, time.monotonic()
-    with partial.open("wb") as output, progress("bytes") as shown:
+    with archive.open("wb") as output, progress("bytes") as shown:
         task = shown.add_task("copying", total=size, done=0, rate=0)
         for piece in pieces:
             written += output.write(piece)
@@ -51,17 +56,13 @@ def _write(partial: Path, size: int, pieces: Iterator[bytes]) -> None:
         output.flush()
         os.fsync(output.fileno())
     if written != size:
-        partial.unlink()
         raise UsageError(f"the copy broke off after {written:,} of {size:,} bytes; nothing of it was kept")
 
 
 def _unpack(archive: Path, folder: Path) -> None:
     from metergate.embedded.store.restoring import read_backup, write_files
 
-    unpacked = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(unpacked, ignore_errors=True)
-    unpacked.mkdir()
-    for _ in write_files(read_backup(archive), unpacked):
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for _ in write_files(read_backup(archive), folder):
         pass
-    archive.unlink()
-    unpacked.replace(folder)
