@@ -30,7 +30,7 @@ check: $(STAMP)  ## ruff, mypy strict, the import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-chaos: $(STAMP)  ## 200 kills under load, and an OpenMeter that misbehaves
+chaos: $(STAMP)  ## kills under load: 200 of the gateway and all, 100 of the embedded OpenMeter; long
 	$(BIN)/python -m pytest -m chaos --timeout 7200 -s
 
 bench: $(STAMP)  ## figures beside peers, in one run

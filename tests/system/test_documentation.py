@@ -37,6 +37,7 @@ from metergate.testing.projects import forward, policy, route, write_project
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+OPENMETER = (ROOT / "docs" / "openmeter.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("[CS]*.md"))]
 INTERNAL = {"METERGATE_GATEWAY_SETTINGS", "METERGATE_TESTING_JOURNAL"}
 """From one process of ours to the next; nobody sets them by hand."""
@@ -158,7 +159,7 @@ def test_the_page_of_operations_is_linked_from_the_readme():
 
 def commands() -> Iterator[tuple[list[str], set[str]]]:
     """Every command line that the pages show: its words up to the first option or place-holder, and its options."""
-    for text in (README, OPERATIONS):
+    for text in (README, OPERATIONS, OPENMETER):
         prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
         lines = [*code(prose), *re.findall(r"^\$ (.*)$", text, re.MULTILINE)]
         for line in lines:
