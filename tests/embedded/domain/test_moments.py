@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metergate.embedded.domain.moments import EPOCH, format_rfc3339, parse_rfc3339, truncate
+from metergate.embedded.domain.moments import EPOCH, format_rfc3339, parse_rfc3339, parse_seconds, truncate
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,7 @@ from metergate.embedded.domain.moments import EPOCH, format_rfc3339, parse_rfc33
 )
 def test_a_date_time_is_read_as_a_moment_of_utc(text, moment):
     assert parse_rfc3339(text) == moment
+    assert parse_seconds(text) == (moment - EPOCH) // timedelta(seconds=1)
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,8 @@ def test_a_date_time_is_read_as_a_moment_of_utc(text, moment):
 def test_anything_else_is_an_error(text):
     with pytest.raises(ValueError, match=r"."):
         parse_rfc3339(text)
+    with pytest.raises(ValueError, match=r"."):
+        parse_seconds(text)
 
 
 @given(st.datetimes().map(lambda moment: moment.replace(tzinfo=UTC)))
@@ -42,6 +45,7 @@ def test_what_is_written_is_read_again(moment):
     assert text.endswith("Z")
     assert not text.endswith("0Z") or "." not in text
     assert parse_rfc3339(text) == moment
+    assert parse_seconds(text) == (moment - EPOCH) // timedelta(seconds=1)
 
 
 @given(st.datetimes().map(lambda moment: moment.replace(tzinfo=UTC)), st.sampled_from([1, 60, 3600]))

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from metergate.embedded.domain.moments import EPOCH, SECOND, parse_rfc3339
+from metergate.embedded.domain.moments import parse_seconds
 
 SINGLE = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
@@ -32,7 +32,7 @@ class InvalidEvents(ValueError):
     """The body does not hold valid events; its text is for the client."""
 
 
-class Event(msgspec.Struct, frozen=True):
+class Event(msgspec.Struct, frozen=True, gc=False):
     """A checked event. ``time``: whole seconds since 1970, None where the time of receipt counts; ``data``:
     JSON text in one line.
     """
@@ -45,7 +45,7 @@ class Event(msgspec.Struct, frozen=True):
     data: str | None
 
 
-class _Incoming(msgspec.Struct):
+class _Incoming(msgspec.Struct, gc=False):
     id: Text
     source: Text
     specversion: Text
@@ -119,13 +119,8 @@ def _checked(event: _Incoming, data: str | None) -> Event:
         raise InvalidEvents(f'invalid event: unknown spec version "{event.specversion}"')
     if not is_uri_reference(event.source):
         raise InvalidEvents(f'invalid event: source is not a URI reference: "{event.source}"')
-    time = None if event.time is None else seconds(event.time)
+    time = None if event.time is None else parse_seconds(event.time)
     return Event(event.source, event.id, event.type, event.subject, time, data)
-
-
-def seconds(text: str) -> int:
-    """Whole seconds since 1970 of an RFC 3339 date-time, a fraction is cut. Raises ValueError."""
-    return (parse_rfc3339(text) - EPOCH) // SECOND
 
 
 @lru_cache(4096)
@@ -226,7 +221,7 @@ def _check_time(value: Any, path: str) -> None:
     if not isinstance(value, str):
         raise InvalidEvents(_schema_error(path, "value must be a string"))
     try:
-        seconds(value)
+        parse_seconds(value)
     except ValueError as exception:
         message = f'string doesn\'t match the format "date-time": {exception}'
         raise InvalidEvents(_schema_error(path, message)) from exception

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import count
 from typing import Any, TypeAlias
 
 from msgspec.structs import astuple
@@ -85,12 +86,13 @@ class EventStatistics:
 class _Batch:
     """What arrived since the last batch was taken; ``done`` once it is on disk."""
 
-    __slots__ = ("done", "doubtful", "events", "lines", "next_seq", "requests")
+    __slots__ = ("awaited", "done", "doubtful", "events", "lines", "next_seq", "requests")
 
     def __init__(self) -> None:
-        self.events: list[tuple[Event, datetime]] = []
-        self.requests = 0
+        self.requests: list[tuple[Sequence[Event], datetime]] = []
+        self.events = 0
         self.done: Future[None] | None = None
+        self.awaited: asyncio.Future[None] | None = None
         self.lines: list[Line] = []
         self.next_seq = 0
         self.doubtful = False
@@ -120,9 +122,8 @@ class EventStore:
         events = self._in_range(events)
         if not events:
             return
-        done = self._join(events, to_database(received))
         # shielded: who leaves early must not take back a batch that holds the events of others
-        await asyncio.shield(asyncio.wrap_future(done))
+        await asyncio.shield(self._join(events, to_database(received)))
 
     def _in_range(self, events: Sequence[Event]) -> Sequence[Event]:
         kept = [event for event in events if event.time is None or 0 < event.time <= LAST]
@@ -131,7 +132,8 @@ class EventStore:
             log.warning("events not stored, their time lies outside of the years 1970 to 2105: %d", lost)
         return kept
 
-    def _join(self, events: Sequence[Event], received: datetime) -> Future[None]:
+    def _join(self, events: Sequence[Event], received: datetime) -> asyncio.Future[None]:
+        """What all wait for whose events go into one batch: the writer thread wakes the event loop once for all."""
         with self._lock:
             if self._waiting and self._waiting + len(events) > MAX_WAITING:
                 self._refused += len(events)
@@ -140,12 +142,13 @@ class EventStore:
                 batch = _Batch()
                 batch.done = self._database.submit(lambda cursor: self._insert(cursor, batch))
                 batch.done.add_done_callback(lambda done: self._end(batch, done))
+                batch.awaited = asyncio.wrap_future(batch.done)
                 self._open = batch
             self._waiting += len(events)
-            self._open.requests += 1
-            self._open.events.extend((event, received) for event in events)
-            assert self._open.done is not None  # noqa: S101 - set together with the batch, three lines above
-            return self._open.done
+            self._open.events += len(events)
+            self._open.requests.append((events, received))
+            assert self._open.awaited is not None  # noqa: S101 - set together with the batch, four lines above
+            return self._open.awaited
 
     def _insert(self, cursor: Cursor, batch: _Batch) -> None:
         """Runs in the writer thread, a second time if its group was rolled back."""
@@ -154,8 +157,8 @@ class EventStore:
         with self._lock:
             if self._open is batch:
                 self._open = None
-                self._waiting -= len(batch.events)
-                self._requests = batch.requests
+                self._waiting -= batch.events
+                self._requests = len(batch.requests)
         lines = self._without_duplicates(cursor, batch)
         if lines:
             self._put(lines)
@@ -165,7 +168,7 @@ class EventStore:
         batch.lines, batch.next_seq = lines, self._next_seq
         self._batches += 1
         self._stored += len(lines)
-        self._duplicates += len(batch.events) - len(lines)
+        self._duplicates += batch.events - len(lines)
 
     def _end(self, batch: _Batch, done: Future[None]) -> None:
         """In the writer thread, before anybody else learns that the batch is on disk, or is not."""
@@ -189,24 +192,26 @@ class EventStore:
             raise
 
     def _without_duplicates(self, cursor: Cursor, batch: _Batch) -> list[Line]:
-        keyed = [(event_key(event.source, event.id), event, received) for event, received in batch.events]
-        maybe = {key for key, _, _ in keyed if key in self._seen}
-        known = self._stored_ids(cursor, maybe) if maybe else set()
-        lines: list[Line] = []
-        stored = to_database(self._clock())
-        for key, event, received in keyed:
-            source, id, type, subject, seconds, data = astuple(event)  # noqa: A001
-            if (source, id) in known:
-                continue
-            known.add((source, id))
-            self._seen.add(key)
-            if self._loading is not None and self._loading is not self._seen:
+        keys = [event_key(event.source, event.id) for events, _ in batch.requests for event in events]
+        maybe = {key for key in keys if self._seen.add(key)}
+        if self._loading is not None and self._loading is not self._seen:
+            for key in keys:
                 self._loading.add(key)
-            moment = (
-                received.replace(microsecond=0) if seconds is None else _EPOCH + timedelta(seconds=seconds)
-            )
-            seq = self._next_seq + len(lines)
-            lines.append((seq, key, source, id, type, subject, moment, data, received, stored))
+        known = self._stored_ids(cursor, maybe) if maybe else set()
+        numbers = count(self._next_seq)
+        stored = to_database(self._clock())
+        lines: list[Line] = []
+        keyed = iter(keys)
+        for events, received in batch.requests:
+            whole = received.replace(microsecond=0)
+            for event, key in zip(events, keyed, strict=False):
+                source, id, type, subject, seconds, data = astuple(event)  # noqa: A001
+                if key in maybe:
+                    if (source, id) in known:
+                        continue
+                    known.add((source, id))
+                moment = whole if seconds is None else _EPOCH + timedelta(0, seconds)
+                lines.append((next(numbers), key, source, id, type, subject, moment, data, received, stored))
         return lines
 
     def _stored_ids(self, cursor: Cursor, keys: set[int]) -> set[tuple[str, str]]:

@@ -44,15 +44,17 @@ class SeenKeys:
             self._shards[number] = array("I", sorted({*keys, *since})) if since else keys
         self.loaded = loaded
 
-    def add(self, key: int) -> None:
-        """Remember the key."""
+    def add(self, key: int) -> bool:
+        """Remember the key. True where it may have been seen before: it is here, or not all is loaded."""
         shard, low = self._shards[key >> 48], key >> 16 & _LOW
         if shard is None:
             self._shards[key >> 48] = array("I", [low])
-            return
+            return key >= self.loaded
         place = bisect_left(shard, low)
-        if place == len(shard) or shard[place] != low:
-            shard.insert(place, low)
+        if place < len(shard) and shard[place] == low:
+            return True
+        shard.insert(place, low)
+        return key >= self.loaded
 
     def __contains__(self, key: int) -> bool:
         if key >= self.loaded:
