@@ -14,7 +14,7 @@ from metergate.embedded.store import balances, events
 from metergate.embedded.store.balances import Usage
 from metergate.embedded.store.database import Database
 from metergate.embedded.store.rollups import Measure, Rollups
-from metergate.embedded.store.usage import measured
+from metergate.embedded.store.sums import measured
 
 START = datetime(2026, 3, 15, 12, 0, tzinfo=UTC)
 

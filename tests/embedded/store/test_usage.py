@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from metergate.embedded.domain.windows import WindowSize, find_zone, window_end,
 from metergate.embedded.store import events, hours
 from metergate.embedded.store.database import Database
 from metergate.embedded.store.events import EventStore
-from metergate.embedded.store.usage import MeterUsage
+from metergate.embedded.store.usage import MeterUsage, figures
 
 NOW = datetime(2026, 3, 29, tzinfo=UTC)
 PATHS = {"n": "$.n", "m": '$["a b"][0]'}
@@ -229,20 +230,44 @@ def test_a_meter_measures_what_the_slow_reading_finds(stage, given_events, quest
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(made_events, st.integers(0, 100))
-def test_the_usage_of_two_spans_is_that_of_the_whole_and_of_its_minutes(stage, given_events, part):
-    sent, meter = make_events(given_events), make_meter(Aggregation.COUNT)
+@given(made_events, st.sampled_from([Aggregation.COUNT, Aggregation.SUM]), st.integers(0, 100))
+@example([("a", 0, {"n": 1e300}), ("b", 60, {"n": 1}), ("a", 3600, {"n": -1e300})], Aggregation.SUM, 50)
+def test_the_usage_of_two_spans_is_that_of_the_whole_and_of_its_minutes(
+    stage, given_events, aggregation, part
+):
+    sent, meter = make_events(given_events), make_meter(aggregation)
     stage.store(sent)
     start, end = NOW - timedelta(hours=40), NOW + timedelta(hours=41)
     middle = start + (end - start) * part / 100
-    usage = MeterUsage(stage.database)
 
-    async def measured(since: datetime, until: datetime) -> float:
-        return await usage.usage(meter, {}, ["a", "b"], since, until)
+    def exact(
+        since: datetime, until: datetime, window: WindowSize | None = None
+    ) -> list[tuple[datetime, int]]:
+        question = MeterQuery(start=since, end=until, subjects=("a", "b"), window=window)
+        return stage.runner.run(stage.database.reading(lambda cursor: figures(cursor, meter, question)))
 
-    whole = stage.runner.run(measured(start, end))
-    assert whole == sum(stage.runner.run(measured(*span)) for span in ((start, middle), (middle, end)))
-    minutes = stage.runner.run(usage.usage_by_window(meter, {}, ["a", "b"], start, end))
-    assert whole == sum(value for _, _, value in minutes)
-    assert all(until - since == timedelta(minutes=1) for since, until, _ in minutes)
-    assert stage.runner.run(usage.usage(meter, {}, [], start, end)) == 0
+    whole = sum(value for _, value in exact(start, end))
+    assert whole == sum(value for span in ((start, middle), (middle, end)) for _, value in exact(*span))
+    minutes = exact(start, end, WindowSize.MINUTE)
+    assert whole == sum(value for _, value in minutes)
+    assert all(minute.second == 0 for minute, _ in minutes)
+
+
+@pytest.mark.parametrize("rolled", [0, 4])
+@pytest.mark.parametrize(
+    ("amounts", "total", "mean"),
+    [
+        ([1e308, 1e308, 1e308], sys.float_info.max, 1e308),
+        ([-1e308, -1e308], -sys.float_info.max, -1e308),
+        ([1e308, 1e308, -1e308, -1e308, 1.5], 1.5, 0.3),
+    ],
+)
+def test_a_sum_beyond_float64_is_its_largest_number_and_what_cancels_is_exact(
+    stage, amounts, total, mean, rolled
+):
+    sent = make_events([("a", 0, {"n": amount}) for amount in amounts])
+    for aggregation, expected in ((Aggregation.SUM, total), (Aggregation.AVG, mean)):
+        meter = make_meter(aggregation)
+        stage.store(sent, rolled, meter)
+        (row,) = stage.runner.run(MeterUsage(stage.database).query(meter, MeterQuery()))
+        assert row.value == expected

@@ -199,6 +199,24 @@ def ask(entitlement: Entitlement, issued: Sequence[Grant], time: datetime, *, ga
     return ask_since(entitlement, metering, issued, until, until, gauge=gauge)
 
 
+def counts_since(
+    entitlement: Entitlement, issued: Sequence[Grant], now: datetime, *, gauge: bool
+) -> datetime | None:
+    """Since when usage matters to values from the current usage period on, whatever is granted or reset in it meanwhile.
+
+    None where it matters no more: not metered, ended, deleted.
+    """
+    metering, period = entitlement.metering, usage_period_at(entitlement, now)
+    if (
+        metering is None
+        or period is None
+        or now >= min(entitlement.active_to or END, entitlement.deleted_at or END)
+    ):
+        return None
+    reset = engine.forgetting_reset(issued, lambda at: last_reset(entitlement, at), period.start, gauge=gauge)
+    return metering.measure_usage_from if reset is None else reset.at
+
+
 def ask_since(
     entitlement: Entitlement,
     metering: Metering,

@@ -25,7 +25,8 @@ Rules (OpenMeter, openmeter/credit/engine):
 * Negative usage (a correction) first lowers the overage, then gives back to the grants what was burned from
   them, in the reverse order; what is left stays a credit against later usage of the period.
 
-Amounts are Decimals, so that ten times 0.1 uses up a grant of 1 exactly.
+Amounts are Decimals, so that ten times 0.1 uses up a grant of 1 exactly, and are added without rounding, however far
+apart they are.
 """
 
 from __future__ import annotations
@@ -33,11 +34,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
+from decimal import Context, Decimal, localcontext
 
 from metergate.embedded.domain.periods import END, Recurrence
 
 ZERO = Decimal(0)
+EXACT = Context(prec=1_000)
+"""Sums of amounts have fewer digits: float64, which they come from, has 309 before the point and about 340 behind it."""
 MAX_PHASES = 100_000
 
 
@@ -255,11 +258,12 @@ def run(
     ordered = burn_order(grants)
     reset_at = {reset.at: reset for reset in resets}
     segments = []
-    for phase, usage in zip(phases, usages, strict=True):
-        reset = reset_at.get(phase.end)
-        burned = _burn_level(ledger, ordered, usage) if gauge else _burn_flow(ledger, ordered, usage)
-        segments.append(_segment(phase, ledger, burned, usage, reset is not None))
-        ledger = _enter(burned, ordered, phase.end, reset, gauge=gauge)
+    with localcontext(EXACT):
+        for phase, usage in zip(phases, usages, strict=True):
+            reset = reset_at.get(phase.end)
+            burned = _burn_level(ledger, ordered, usage) if gauge else _burn_flow(ledger, ordered, usage)
+            segments.append(_segment(phase, ledger, burned, usage, reset is not None))
+            ledger = _enter(burned, ordered, phase.end, reset, gauge=gauge)
     return Run(ledger, tuple(segments))
 
 

@@ -6,6 +6,7 @@ Rules: openmeter/credit/grant, openmeter/entitlement/driver. Amounts are numbers
 from __future__ import annotations
 
 import calendar
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from metergate.embedded.domain.periods import END, Recurrence, floor_minute, par
 Amount = Annotated[float, Meta(ge=0)]
 Priority = Annotated[int, Meta(ge=1, le=255)]
 
+_LARGEST = sys.float_info.max
 _FIXED = {"HOUR": timedelta(hours=1), "DAY": timedelta(days=1), "WEEK": timedelta(weeks=1)}
 _MONTHS = {"MONTH": 1, "YEAR": 12}
 
@@ -193,8 +195,10 @@ def refuse_before_period(grant: Grant, period_start: datetime) -> None:
 
 
 def number(value: Decimal) -> int | float:
-    """The amount as JSON writes it: whole numbers without a fraction, as Go does."""
-    return int(value) if value == value.to_integral_value() and abs(value) < 2**53 else float(value)
+    """The amount as JSON writes it: whole numbers without a fraction, as Go does; beyond float64 its largest number."""
+    if value == value.to_integral_value() and abs(value) < 2**53:
+        return int(value)
+    return max(-_LARGEST, min(_LARGEST, float(value)))
 
 
 def _add_months_as_go(start: datetime, months: int) -> datetime:

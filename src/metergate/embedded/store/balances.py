@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime, tzinfo
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, tzinfo
 from decimal import Decimal
 from itertools import islice
 
@@ -22,6 +22,7 @@ from metergate.embedded.domain.entitlements import (
     Question,
     Value,
     ask,
+    counts_since,
     plain_value,
 )
 from metergate.embedded.domain.grants import ZERO, Phase, TooManyPhases
@@ -34,7 +35,8 @@ from metergate.embedded.store.entitlements import EntitlementStore
 from metergate.embedded.store.features import FeatureStore
 from metergate.embedded.store.meters import MeterStore
 from metergate.embedded.store.rollups import Measure, Rollups, Span
-from metergate.embedded.store.usage import measured, query
+from metergate.embedded.store.sums import Units, quotient
+from metergate.embedded.store.usage import figures
 
 FEW_PHASES = 6
 """Up to so many phases, one query each is quicker than one for all by the minute."""
@@ -44,6 +46,15 @@ AT_ONCE = 5_000
 """The usage of so many entitlements is read with one scan for each meter and start."""
 MANY_PERIODS = 500
 """An entitlement that may have more of them behind it is computed on a reading thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """The events of this type and subject are needed from ``since`` on."""
+
+    type: str
+    subject: str
+    since: datetime
 
 
 class Usage:
@@ -57,6 +68,16 @@ class Usage:
     def gauge(self) -> bool:
         """Whether the meter measures a level (LATEST), not a flow."""
         return self._measure.meter.aggregation is Aggregation.LATEST
+
+    @property
+    def event_type(self) -> str:
+        """The events that are measured."""
+        return self._measure.meter.event_type
+
+    @property
+    def subjects(self) -> Sequence[str]:
+        """Whose usage it is."""
+        return self._measure.subjects
 
     def asked(self, phases: Sequence[Phase]) -> tuple[Measure, Sequence[Span]] | None:
         """What is remembered of these phases; None where nothing is."""
@@ -91,7 +112,8 @@ class Usage:
         if not self._measure.subjects:
             return {}
         question = replace(self._question(start, end), window=size, zone=zone)
-        return {row.start: measured(row.value) for row in query(cursor, self._measure.meter, question)}
+        rows = figures(cursor, self._measure.meter, question)
+        return {start: quotient(value) for start, value in rows}
 
     def _spans(self, phases: Sequence[Phase]) -> list[Span]:
         """What to ask for: of UNIQUE_COUNT two for each phase, up to its start and up to its end."""
@@ -117,17 +139,24 @@ class Usage:
     def _scan(self, cursor: Cursor, span: Span) -> Decimal:
         if not self._measure.subjects or span.start >= span.end:
             return ZERO
-        rows = query(cursor, self._measure.meter, self._question(span.start, span.end))
-        return measured(rows[0].value) if rows else ZERO
+        rows = figures(cursor, self._measure.meter, self._question(span.start, span.end))
+        return quotient(rows[0][1]) if rows else ZERO
 
     def _scan_by_minute(self, cursor: Cursor, spans: Sequence[Span]) -> list[Decimal]:
-        used = self.by_window(cursor, spans[0].start, spans[-1].end, WindowSize.MINUTE, UTC)
-        minutes, values = list(used), list(used.values())
+        minutes, values = self._minutes(cursor, spans[0].start, spans[-1].end)
         usages = []
         for span in spans:
             within = values[bisect_left(minutes, span.start) : bisect_left(minutes, span.end)]
-            usages.append((within[-1] if within else ZERO) if self.gauge else sum(within, ZERO))
+            usages.append(quotient(within[-1] if self.gauge and within else sum(within)))
         return usages
+
+    def _minutes(self, cursor: Cursor, start: datetime, end: datetime) -> tuple[list[datetime], list[Units]]:
+        """The minutes with usage, in order, and the exact usage of each."""
+        if not self._measure.subjects:
+            return [], []
+        question = replace(self._question(start, end), window=WindowSize.MINUTE)
+        rows = figures(cursor, self._measure.meter, question)
+        return [minute for minute, _ in rows], [value for _, value in rows]
 
 
 class Balances:
@@ -182,6 +211,26 @@ class Balances:
                 await self._database.reading(
                     lambda cursor, rollups=rollups: self.rollups.build_all(cursor, rollups)  # type: ignore[misc]
                 )
+
+    async def needs(self, now: datetime, before: datetime) -> list[Need]:
+        """The events before a time that living entitlements count still, one entry for each type and subject."""
+        since: dict[tuple[str, str], datetime] = {}
+        for number, entitlement in enumerate(self._entitlements.all(), 1):
+            for need in self._needs_of(entitlement, now):
+                if need.since < before:
+                    key = need.type, need.subject
+                    since[key] = min(need.since, since.get(key, need.since))
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+        return [Need(*key, moment) for key, moment in since.items()]
+
+    def _needs_of(self, entitlement: Entitlement, now: datetime) -> Iterator[Need]:
+        with contextlib.suppress(NotFound):
+            if entitlement.metering is not None and (usage := self.usage_of(entitlement)) is not None:
+                grants = self._entitlements.grants(entitlement.id)
+                since = counts_since(entitlement, grants, now, gauge=usage.gauge)
+                if since is not None:
+                    yield from (Need(usage.event_type, subject, since) for subject in usage.subjects)
 
     def _asked(self, entitlement: Entitlement, time: datetime) -> tuple[Measure, Sequence[Span]] | None:
         """What a value asks for, where that is remembered."""

@@ -7,7 +7,6 @@ so what is added must have been stored after all that is here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -18,16 +17,9 @@ from metergate.embedded.domain.jsonpath import parse_path
 from metergate.embedded.domain.meters import Aggregation, Meter
 from metergate.embedded.domain.reading import number_at, text_at
 from metergate.embedded.store.statements import Statement, number_value, text_value
-from metergate.embedded.store.usage import measured
+from metergate.embedded.store.sums import Units, measured, quotient, read_sum, sum_column, units
 
 Row: TypeAlias = tuple[Any, ...]
-ONE = Decimal(1)
-
-
-def rounded(total: Decimal) -> Decimal:
-    """The total as the scan gives it: to 15 digits, nothing where a double does not reach."""
-    value = float(total)
-    return measured(value) if math.isfinite(value) else ZERO
 
 
 class Form(Protocol):
@@ -97,17 +89,17 @@ class _Figures:
         self._minutes = _Minutes(self._join)
 
     def columns(self, sql: Statement, minute: str) -> str:
-        return f"{minute}, {self._aggregates().format(number_value(sql, self._path))}"
+        return f"{minute}, {self._aggregates(number_value(sql, self._path))}"
 
     def merge(self, rows: Sequence[Row]) -> None:
-        for minute, value, *others in rows:
-            if value is not None and math.isfinite(value):
-                self._minutes.put(minute, self._of_row(value, *others))
+        for minute, *columns in rows:
+            if (figure := self._of_row(*columns)) is not None:
+                self._minutes.put(minute, figure)
 
     def add(self, minute: int, time: datetime, document: Any) -> None:
         value = number_at(document, self._steps)
         if value is not None:
-            self._minutes.put(minute, self._of_event(time, measured(value)))
+            self._minutes.put(minute, self._of_event(time, value))
 
     def settle(self, floor: int) -> None:
         self._minutes.settle(floor)
@@ -119,24 +111,38 @@ class _Figures:
     def __len__(self) -> int:
         return len(self._minutes)
 
-    def _aggregates(self) -> str:
-        return "sum({0})"
+    def _aggregates(self, number: str) -> str:
+        raise NotImplementedError
 
-    def _of_row(self, value: float) -> Any:
-        return measured(float(value))
+    def _of_row(self, value: Any) -> Any:
+        """The figure in these columns, None where there was no number."""
+        return None if value is None else measured(value)
 
-    def _of_event(self, time: datetime, value: Decimal) -> Any:
-        return value
+    def _of_event(self, time: datetime, value: float) -> Any:
+        return measured(value)
 
     def _join(self, earlier: Any, later: Any) -> Any:
         return earlier + later
 
     def _shown(self, figure: Any) -> Decimal:
-        return rounded(figure)
+        return Decimal(figure)
 
 
 class Sum(_Figures):
-    """SUM."""
+    """SUM, exactly."""
+
+    def _aggregates(self, number: str) -> str:
+        return sum_column(number)
+
+    def _of_row(self, value: Any) -> Units | None:
+        added = read_sum(value)
+        return None if added is None else added[0]
+
+    def _of_event(self, time: datetime, value: float) -> Units:
+        return units(value)
+
+    def _shown(self, figure: Units) -> Decimal:
+        return quotient(figure)
 
 
 class Count(_Figures):
@@ -146,14 +152,17 @@ class Count(_Figures):
         return f"{minute}, count(*)"
 
     def add(self, minute: int, time: datetime, document: Any) -> None:
-        self._minutes.put(minute, ONE)
+        self._minutes.put(minute, 1)
+
+    def _of_row(self, value: int) -> int:
+        return value
 
 
 class Least(_Figures):
     """MIN."""
 
-    def _aggregates(self) -> str:
-        return "min({0})"
+    def _aggregates(self, number: str) -> str:
+        return f"min({number})"
 
     def _join(self, earlier: Decimal, later: Decimal) -> Decimal:
         return min(earlier, later)
@@ -162,30 +171,30 @@ class Least(_Figures):
 class Greatest(_Figures):
     """MAX."""
 
-    def _aggregates(self) -> str:
-        return "max({0})"
+    def _aggregates(self, number: str) -> str:
+        return f"max({number})"
 
     def _join(self, earlier: Decimal, later: Decimal) -> Decimal:
         return max(earlier, later)
 
 
 class Mean(_Figures):
-    """AVG: the sum and of how many."""
+    """AVG: the sum and of how many, exactly."""
 
-    def _aggregates(self) -> str:
-        return "sum({0}), count({0})"
+    def _aggregates(self, number: str) -> str:
+        return sum_column(number)
 
-    def _of_row(self, value: float, number: int = 0) -> tuple[Decimal, int]:
-        return measured(float(value)), number
+    def _of_row(self, value: Any) -> tuple[Units, int] | None:
+        return read_sum(value)
 
-    def _of_event(self, time: datetime, value: Decimal) -> tuple[Decimal, int]:
-        return value, 1
+    def _of_event(self, time: datetime, value: float) -> tuple[Units, int]:
+        return units(value), 1
 
-    def _join(self, earlier: tuple[Decimal, int], later: tuple[Decimal, int]) -> tuple[Decimal, int]:
+    def _join(self, earlier: tuple[Units, int], later: tuple[Units, int]) -> tuple[Units, int]:
         return earlier[0] + later[0], earlier[1] + later[1]
 
-    def _shown(self, figure: tuple[Decimal, int]) -> Decimal:
-        return rounded(figure[0] / figure[1])
+    def _shown(self, figure: tuple[Units, int]) -> Decimal:
+        return quotient(*figure)
 
 
 class Level(_Figures):
@@ -193,14 +202,14 @@ class Level(_Figures):
 
     joins_subjects = False  # of events of one second the last one stored counts, whosever it is
 
-    def _aggregates(self) -> str:
-        return "arg_max({0}, (time, seq)), max(time) FILTER (WHERE {0} IS NOT NULL)"
+    def _aggregates(self, number: str) -> str:
+        return f"{{'value': arg_max({number}, (time, seq)), 'time': max(time) FILTER (WHERE {number} IS NOT NULL)}}"
 
-    def _of_row(self, value: float, time: datetime | None = None) -> tuple[datetime | None, Decimal]:
-        return time, measured(float(value))
+    def _of_row(self, value: Any) -> tuple[datetime, Decimal] | None:
+        return None if value["value"] is None else (value["time"], measured(value["value"]))
 
-    def _of_event(self, time: datetime, value: Decimal) -> tuple[datetime, Decimal]:
-        return time, value
+    def _of_event(self, time: datetime, value: float) -> tuple[datetime, Decimal]:
+        return time, measured(value)
 
     def _join(self, earlier: tuple[datetime, Decimal], later: tuple[datetime, Decimal]) -> Any:
         return later if later[0] >= earlier[0] else earlier

@@ -1,15 +1,7 @@
 """What meters measured: a question (``domain.query``) as one statement over the events' table.
 
-For entitlements::
-
-    await meter_usage.usage(meter, filters, subjects, start, end) -> float        # 0.0 when there is none
-    await meter_usage.usage_by_window(meter, filters, subjects, start, end) -> [(start, end, value), ...]   #
-    by minute
-
-``filters`` maps dimensions of the meter to ``domain.filters.StringFilter`` (empty: none), ``subjects`` are
-those whose usage counts, ``start`` inclusive, ``end`` exclusive. The same as plain functions of a cursor,
-``read_usage`` and ``query``, for use inside ``Database.reading`` and ``Database.write``. They see every event
-acknowledged before.
+For entitlements ``figures`` and ``read_usage`` give the same exactly (see ``sums``). All are plain functions of a
+cursor, for use inside ``Database.reading`` and ``Database.write``; they see every event acknowledged before.
 
 Statements are put together from fixed fragments, see ``statements`` (hence noqa: S608).
 All of them read the JSON of the events at query time: a meter made after its events counts them too.
@@ -32,14 +24,12 @@ from metergate.embedded.domain.query import CUSTOMER, SUBJECT, MeterQuery, Row
 from metergate.embedded.domain.windows import MINUTE, WindowSize, from_local, offsets, window_end
 from metergate.embedded.store import hours
 from metergate.embedded.store.database import Cursor, Database
-from metergate.embedded.store.statements import (
-    Statement,
-    number_value,
-    text_value,
-    where_clause,
-)
+from metergate.embedded.store.statements import Statement, number_value, text_value, where_clause
+from metergate.embedded.store.sums import Units, nearest, quotient, read_sum, sum_column, units
 
 LONG = timedelta(days=1200)
+_SUMS = (Aggregation.SUM, Aggregation.AVG)
+"""What is added up."""
 _AGGREGATE = {
     Aggregation.SUM: "sum({0})",
     Aggregation.AVG: "avg({0})",
@@ -58,33 +48,6 @@ class MeterUsage:
     async def query(self, meter: Meter, question: MeterQuery) -> list[Row]:
         """The rows by window, without windows by subject from last to first."""
         return await self._database.reading(lambda cursor: query(cursor, meter, question))
-
-    async def usage(
-        self,
-        meter: Meter,
-        filters: Mapping[str, StringFilter],
-        subjects: Collection[str],
-        start: datetime,
-        end: datetime,
-    ) -> float:
-        """The meter's value for these subjects together; 0.0 when there is none."""
-        return await self._database.reading(
-            lambda cursor: read_usage(cursor, meter, filters, subjects, start, end)
-        )
-
-    async def usage_by_window(
-        self,
-        meter: Meter,
-        filters: Mapping[str, StringFilter],
-        subjects: Collection[str],
-        start: datetime,
-        end: datetime,
-        window: WindowSize = WindowSize.MINUTE,
-    ) -> list[tuple[datetime, datetime, float]]:
-        """The value of each window of UTC that has events: its start, its end, its value."""
-        question = MeterQuery(start=start, end=end, filters=filters, subjects=tuple(subjects), window=window)
-        rows = await self._database.reading(lambda cursor: query(cursor, meter, question) if subjects else [])
-        return [(row.start, row.end, row.value) for row in rows]
 
     async def subjects(self, meter: Meter, start: datetime | None, end: datetime | None) -> list[str]:
         """Who has events on this meter, in order."""
@@ -114,19 +77,37 @@ def read_usage(
     subjects: Collection[str],
     start: datetime,
     end: datetime,
-) -> float:
-    """As ``MeterUsage.usage``, on the caller's cursor."""
+) -> Decimal:
+    """The meter's value for these subjects together; 0 when there is none."""
     if not subjects or start >= end:
-        return 0.0
-    rows = query(cursor, meter, MeterQuery(start=start, end=end, filters=filters, subjects=tuple(subjects)))
-    return rows[0].value if rows else 0.0
+        return Decimal(0)
+    question = MeterQuery(start=start, end=end, filters=filters, subjects=tuple(subjects))
+    return next((quotient(value) for _, value in figures(cursor, meter, question)), Decimal(0))
 
 
 def query(cursor: Cursor, meter: Meter, question: MeterQuery) -> list[Row]:
-    """The answer's rows; the question must have passed ``query_findings``."""
-    sql = Statement()
+    """The answer's rows; the question must have passed ``query_findings``. A sum beyond float64 is its largest number."""
     question = _with_known_range(cursor, meter, question)
-    chosen = _chosen(cursor, sql, meter, question)
+    rows = _rows(cursor, meter, question)
+    if any(row[-1] is not None and not math.isfinite(row[-1]) for row in rows):
+        exact = _rows(cursor, meter, question, exact=True)
+        rows = [(*row[:-1], _nearest(_exact(meter, row[-1]))) for row in exact]
+    return [_row(question, row) for row in rows if row[-1] is not None]
+
+
+def figures(cursor: Cursor, meter: Meter, question: MeterQuery) -> list[tuple[datetime, Units]]:
+    """The start of each window and its exact value, of a question without groups."""
+    question = _with_known_range(cursor, meter, question)
+    values = ((row, _exact(meter, row[-1])) for row in _rows(cursor, meter, question, exact=True))
+    return [(_bounds(question, row)[0], value) for row, value in values if value is not None]
+
+
+def _rows(
+    cursor: Cursor, meter: Meter, question: MeterQuery, *, exact: bool = False
+) -> list[tuple[Any, ...]]:
+    """Window and groups where there are any, first and last time, and the value."""
+    sql = Statement()
+    chosen = _chosen(cursor, sql, meter, question, exact=exact and meter.aggregation in _SUMS)
     window = _window(sql, question)
     groups = {f"g{index}": text for index, text in enumerate(_groups(sql, meter, question, chosen))}
     keys = (["w"] if window else []) + list(groups)
@@ -134,9 +115,20 @@ def query(cursor: Cursor, meter: Meter, question: MeterQuery) -> list[Row]:
     grouped = f"GROUP BY {', '.join(keys)}" if keys else ""
     selected = ", ".join([*columns, *chosen.values])
     statement = f"SELECT {selected} FROM {chosen.rows} {grouped} ORDER BY {_order(question)}"  # noqa: S608
-    rows = cursor.execute(statement, sql.parameters).fetchall()
-    made = (_row(question, row) for row in rows)
-    return [row for row in made if row is not None]
+    return cursor.execute(statement, sql.parameters).fetchall()
+
+
+def _exact(meter: Meter, column: Any) -> Units | None:
+    if meter.aggregation not in _SUMS:
+        return None if column is None else units(float(column))
+    if (added := read_sum(column)) is None:
+        return None
+    total, number = added
+    return total if meter.aggregation is Aggregation.SUM else units(nearest(quotient(total, number)))
+
+
+def _nearest(value: Units | None) -> float | None:
+    return None if value is None else nearest(quotient(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +140,17 @@ class _Chosen:
     by_hour: bool
 
 
-def _chosen(cursor: Cursor, sql: Statement, meter: Meter, question: MeterQuery) -> _Chosen:
-    rows = hours.source(cursor, sql, meter, question)
+def _chosen(cursor: Cursor, sql: Statement, meter: Meter, question: MeterQuery, *, exact: bool) -> _Chosen:
+    """Exact sums need the single events: by the hour they are rounded."""
+    rows = None if exact else hours.source(cursor, sql, meter, question)
     if rows is not None:
         return _Chosen(
             f"{rows} AS readings", ("min(first)", "max(last)", hours.VALUES[meter.aggregation]), True
         )
     where = where_clause(sql, meter, question)
-    return _Chosen(f"events WHERE {where}", ("min(time)", "max(time)", _value(sql, meter)), False)
+    return _Chosen(
+        f"events WHERE {where}", ("min(time)", "max(time)", _value(sql, meter, exact=exact)), False
+    )
 
 
 def _with_known_range(cursor: Cursor, meter: Meter, question: MeterQuery) -> MeterQuery:
@@ -175,17 +170,13 @@ def _with_known_range(cursor: Cursor, meter: Meter, question: MeterQuery) -> Met
     return replace(question, start=from_database(row[0]), end=from_database(row[1]) + SECOND)
 
 
-def measured(value: float) -> Decimal:
-    """A meter's value as the number it stands for: 15 digits, which is what a sum of doubles is good for."""
-    return Decimal(int(value)) if value.is_integer() else Decimal(f"{value:.15g}")
-
-
-def _value(sql: Statement, meter: Meter) -> str:
+def _value(sql: Statement, meter: Meter, *, exact: bool) -> str:
     if meter.value_property is None:
         return "count(*)"
     if meter.aggregation is Aggregation.UNIQUE_COUNT:
         return f"count(DISTINCT nullif({text_value(sql, meter.value_property)}, 'null'))"
-    return _AGGREGATE[meter.aggregation].format(number_value(sql, meter.value_property))
+    number = number_value(sql, meter.value_property)
+    return sum_column(number) if exact else _AGGREGATE[meter.aggregation].format(number)
 
 
 def _window(sql: Statement, question: MeterQuery) -> str | None:
@@ -235,16 +226,12 @@ def _order(question: MeterQuery) -> str:
     return ", ".join([*by_subject, *groups]) or "1"
 
 
-def _row(question: MeterQuery, row: tuple[Any, ...]) -> Row | None:
-    """None when no event of the group had a valid value."""
-    value = row[-1]
-    if value is None or not math.isfinite(value):
-        return None
+def _row(question: MeterQuery, row: tuple[Any, ...]) -> Row:
     start, end = _bounds(question, row)
     first = 1 if question.window else 0
     groups = dict(zip(question.group_by, row[first:], strict=False))
     subject, customer = groups.pop(SUBJECT, None), groups.pop(CUSTOMER, None)
-    return Row(float(value), start, end, subject, customer, groups)
+    return Row(float(row[-1]), start, end, subject, customer, groups)
 
 
 def _bounds(question: MeterQuery, row: tuple[Any, ...]) -> tuple[datetime, datetime]:
