@@ -38,7 +38,9 @@ def openmeter(
     retention: Annotated[
         str | None,
         typer.Option(
-            metavar="DAYS", help="For how long events are kept, such as 400d; for ever where it is not said."
+            metavar="DAYS",
+            help="For how long events are kept, such as 400d, and longer where an entitlement's usage period "
+            "or its grants still count them; for ever where it is not said.",
         ),
     ] = None,
     visibility_delay: Annotated[

@@ -115,7 +115,7 @@ def _assemble(
         background.add(asyncio.create_task(event_store.keep_keys()))
         background.add(asyncio.create_task(_prepare(services)))
         if retention is not None:
-            forgetting = Retention(database, event_store, meter_store, retention, clock)
+            forgetting = Retention(database, event_store, meter_store, catalog.balances, retention, clock)
             background.add(asyncio.create_task(forgetting.run()))
 
     async def shutdown() -> None:

@@ -129,15 +129,17 @@ def roll(cursor: Cursor, meter: Meter, size: int | None = None) -> bool:
     return upto < last
 
 
-def read_again(cursor: Cursor, meter: Meter, before: datetime) -> None:
-    """Have in the meter's table what is there of the events before this full hour, after some of them were deleted.
+def read_again(cursor: Cursor, meter: Meter, start: datetime, end: datetime) -> None:
+    """Have in the meter's table what is there of the events between these full hours, after some of them were deleted.
 
     For use inside ``Database.write``.
     """
     if (table := _find(cursor, meter)) is not None:
-        cursor.execute(f"DELETE FROM {table.name} WHERE time < ?", [to_database(before)])  # noqa: S608
+        span = [to_database(start), to_database(end)]
+        cursor.execute(f"DELETE FROM {table.name} WHERE time >= ? AND time < ?", span)  # noqa: S608
         sql = Statement()
-        _insert(cursor, table, sql, meter, f"seq <= {sql.add(table.upto)} AND time < {sql.add(before)}")
+        where = f"seq <= {sql.add(table.upto)} AND time >= {sql.add(start)} AND time < {sql.add(end)}"
+        _insert(cursor, table, sql, meter, where)
 
 
 def forget(cursor: Cursor, meters: Sequence[Meter] | None = None) -> None:

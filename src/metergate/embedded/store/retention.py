@@ -1,36 +1,55 @@
-"""Forgetting events that are older than one wants to keep. The space they took is used again, or given back."""
+"""Forgetting events that are older than one wants to keep. The space they took is used again, or given back.
+
+No event goes that an entitlement still counts: where a usage period is longer than events are to be kept, a grant is
+carried over from period to period, or overage is, the events of its customer that began it all stay with those since.
+So a value is the same before and after, as a usage period's or a grant's start may still be asked about, backdated and
+reset. What goes, goes an hour of events at a time, and what meters measured in that hour with it, all or nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from metergate.embedded.domain.moments import Clock, to_database, truncate
+from metergate.embedded.domain.moments import Clock, from_database, to_database, truncate
 from metergate.embedded.domain.windows import HOUR
 from metergate.embedded.store import hours
-from metergate.embedded.store.database import Cursor, Database, Overloaded, Unavailable
+from metergate.embedded.store.balances import Balances, Need
+from metergate.embedded.store.database import Cursor, Database, Overloaded, Row, Unavailable
 from metergate.embedded.store.events import WINDOW, EventStore
 from metergate.embedded.store.meters import MeterStore
+from metergate.embedded.store.statements import Statement
 
 log = logging.getLogger("metergate.embedded")
 
 STEP = 50_000
-"""Numbers of events that are looked through in one write, so that ingest does not wait long behind it."""
+"""So many events go in one write, or those of one hour, so that ingest does not wait long behind it."""
 EVERY_SECONDS = 3_600.0
 
 
 class Retention:
-    """Keeps events for ``keep`` after the hour of their time; and each for as long as its duplicates are to be recognized."""
+    """Keeps events for ``keep`` after the hour of their time; each for as long as its duplicates are to be recognized,
+    and as long as an entitlement counts it.
+    """
 
     def __init__(
-        self, database: Database, events: EventStore, meters: MeterStore, keep: timedelta, clock: Clock
+        self,
+        database: Database,
+        events: EventStore,
+        meters: MeterStore,
+        balances: Balances,
+        keep: timedelta,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._events = events
         self._meters = meters
+        self._balances = balances
         self._keep = keep
         self._clock = clock
+        self._kept_for: frozenset[Need] = frozenset()
 
     async def run(self) -> None:
         """Forget what is too old, every hour. Endless."""
@@ -44,22 +63,89 @@ class Retention:
 
     async def forget(self) -> int:
         """Delete the events that are too old now; how many there were. Raises Unavailable, Overloaded."""
-        before = truncate(self._clock() - self._keep, HOUR)
-        old = [to_database(before), to_database(self._clock() - WINDOW)]
-        sql = "SELECT min(seq), max(seq), count(*) FROM events WHERE time < ? AND ingested_at < ?"
-        ((first, last, count),) = await self._database.read(sql, old)
-        if not count:
-            return 0
-        for number in range(first, last + 1, STEP):
-            await self._database.write(lambda cursor, number=number: _delete(cursor, old, number))  # type: ignore[misc]
-        for meter in self._meters.all():
-            await self._database.write(lambda cursor, meter=meter: hours.read_again(cursor, meter, before))  # type: ignore[misc]
-        await self._database.between(lambda: self._events.rollups.forget(-1))
-        return int(count)
+        now = self._clock()
+        before = truncate(now - self._keep, HOUR)
+        needs = await self._balances.needs(now, before)
+        self._say(needs)
+        old = _Old(before, now - WINDOW, needs)
+        found = await self._database.reading(old.by_hour)
+        try:
+            for start, end in _slices(found):
+                await self._delete(old, start, end)
+        finally:
+            if found:
+                await self._database.between(lambda: self._events.rollups.forget_before(before))
+        return sum(count for _, count in found)
+
+    async def _delete(self, old: _Old, start: datetime, end: datetime) -> None:
+        meters = self._meters.all()
+
+        def delete(cursor: Cursor) -> None:
+            old.delete(cursor, start, end)
+            for meter in meters:
+                hours.read_again(cursor, meter, start, end)
+
+        await self._database.write(delete)
+
+    def _say(self, needs: Sequence[Need]) -> None:
+        """Once for each new reason."""
+        if new := frozenset(needs) - self._kept_for:
+            since = min(need.since for need in new)
+            log.info(
+                "older events of %d subjects are kept, since %s: entitlements count them", len(new), since
+            )
+        self._kept_for = frozenset(needs)
 
 
-def _delete(cursor: Cursor, old: list[datetime], number: int) -> None:
-    cursor.execute(
-        "DELETE FROM events WHERE time < ? AND ingested_at < ? AND seq >= ? AND seq < ?",
-        [*old, number, number + STEP],
-    )
+class _Old:
+    """The events before a time, first seen before another, that nobody needs."""
+
+    def __init__(self, before: datetime, seen_before: datetime, needs: Sequence[Need]) -> None:
+        self._before = before
+        self._seen_before = seen_before
+        self._needs = needs
+
+    def by_hour(self, cursor: Cursor) -> list[Row]:
+        """How many there are in each hour that has any, in order."""
+        sql = Statement()
+        statement = (
+            "SELECT date_trunc('hour', time) AS hour, count(*) FROM events "  # noqa: S608 - fixed fragments
+            f"WHERE {self._where(sql)} GROUP BY 1 ORDER BY 1"
+        )
+        return cursor.execute(statement, sql.parameters).fetchall()
+
+    def delete(self, cursor: Cursor, start: datetime, end: datetime) -> None:
+        """Delete those of this time."""
+        sql = Statement()
+        span = f"time >= {sql.add(start)} AND time < {sql.add(end)}"
+        cursor.execute(f"DELETE FROM events WHERE {span} AND {self._where(sql)}", sql.parameters)  # noqa: S608
+
+    def _where(self, sql: Statement) -> str:
+        old = f"time < {sql.add(self._before)} AND ingested_at < {sql.add(self._seen_before)}"
+        if not self._needs:
+            return old
+        types, subjects = (
+            sql.add([need.type for need in self._needs]),
+            sql.add([need.subject for need in self._needs]),
+        )
+        since = sql.add([to_database(need.since) for need in self._needs])
+        needed = (
+            f"SELECT unnest({types}::VARCHAR[]) AS type, unnest({subjects}::VARCHAR[]) AS subject, "
+            f"unnest({since}::TIMESTAMP[]) AS since"
+        )
+        return (
+            f"{old} AND NOT EXISTS (SELECT 1 FROM ({needed}) AS needed WHERE needed.type = events.type "  # noqa: S608
+            "AND needed.subject = events.subject AND needed.since <= events.time)"
+        )
+
+
+def _slices(found: Sequence[Row]) -> Iterator[tuple[datetime, datetime]]:
+    """Spans of hours with at most ``STEP`` events each, where an hour has no more."""
+    start, end, events = None, None, 0
+    for hour, count in found:
+        if start is not None and end is not None and events + count > STEP:
+            yield start, end
+            start, events = None, 0
+        start, end, events = start or from_database(hour), from_database(hour) + HOUR, events + count
+    if start is not None and end is not None:
+        yield start, end

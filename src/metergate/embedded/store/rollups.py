@@ -200,6 +200,13 @@ class Rollups:
             self._entries = 0
             self._committed = max(self._committed, committed)
 
+    def forget_before(self, moment: datetime) -> None:
+        """Begin anew with every roll-up that starts before this: events of that time went."""
+        start = to_database(moment)
+        with self._lock:
+            for rollup in [each for each in self._rollups.values() if each.start < start]:
+                self._drop(rollup)
+
     def statistics(self) -> RollupStatistics:
         """A look at the counters, without a lock."""
         return RollupStatistics(
