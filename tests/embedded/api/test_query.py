@@ -182,7 +182,7 @@ def test_days_and_months_follow_the_clocks_of_the_time_zone(openmeter, event):
         ({"groupBy": "region"}, "validation error: invalid group by: region"),
         ({"groupBy": "customer_id"}, "customer filter is required with customer_id group by"),
         ({"filterGroupBy[region]": "x"}, "invalid group by filter: region"),
-        ({"filterGroupBy": "x"}, 'parameter "filterGroupBy" in query has an error: malformed'),
+        ({"filterGroupBy[]x": "x"}, 'parameter "filterGroupBy" in query has an error: malformed'),
         ({"filterGroupBy[": "x"}, "write filterGroupBy[key]=value"),
         ({"filterGroupBy[]": "x"}, "malformed: filterGroupBy[]"),
         ({"filterGroupBy[model": "x"}, "malformed: filterGroupBy[model;"),

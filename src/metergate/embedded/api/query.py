@@ -86,7 +86,7 @@ async def _post(services: Services, request: Request) -> Response:
 def read_parameters(request: Request) -> QueryBody:
     """The question of a GET."""
     window = choice(request, "windowSize", _WINDOWS)
-    filters = {key: [value] for key, value in members(request, "filterGroupBy").items()}
+    filters = {key: [value] for key, value in members(request, "filterGroupBy", bare=True).items()}
     return QueryBody(
         client_id=text(request, "clientId", longest=36),
         start=moment(request, "from"),

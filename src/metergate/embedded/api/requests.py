@@ -47,11 +47,13 @@ def single(request: Request, name: str) -> str | None:
     return values[0] if values else None
 
 
-def members(request: Request, name: str) -> dict[str, str]:
-    """A parameter that is an object, ``?name[key]=value``. What is not written so is refused, not passed over."""
+def members(request: Request, name: str, *, bare: bool = False) -> dict[str, str]:
+    """A parameter that is an object, ``?name[key]=value``. What is not written so is refused, not passed over,
+    unless it is the ``bare`` name, as OpenMeter's Python SDK writes it (``?name={'key': 'value'}``).
+    """
     found: dict[str, str] = {}
     for given, value in request.query_params.multi_items():
-        if given != name and not given.startswith(f"{name}["):
+        if not given.startswith(f"{name}[") and (bare or given != name):
             continue
         match = _MEMBER.fullmatch(given, len(name))
         if match is None:
