@@ -159,6 +159,24 @@ def test_a_deleted_entitlement_is_gone_but_for_lists_that_ask_for_it(openmeter, 
     assert openmeter("GET", f"{V2}?includeDeleted=true").json["totalCount"] == 1
 
 
+def test_by_its_feature_only_the_entitlement_that_holds_is_found(openmeter, acme):
+    old = openmeter("POST", V2, METERED).json["id"]
+    assert openmeter("PUT", f"{V2}/api-request/override", METERED).status == 201
+    assert openmeter("DELETE", f"{V2}/api-request").status == 204
+    for method, path, body in (
+        ("GET", "", None),
+        ("DELETE", "", None),
+        ("POST", "/reset", {}),
+        ("GET", "/history?windowSize=DAY", None),
+        ("GET", "/grants", None),
+        ("POST", "/grants", {"amount": 1, "effectiveAt": "2026-03-15T12:00:00Z"}),
+        ("PUT", "/override", METERED),
+    ):
+        assert openmeter(method, f"{V2}/api-request{path}", body).status == 404, (method, path)
+    assert openmeter("GET", f"{V2}/api-request/value").json == {"hasAccess": False}
+    assert openmeter("GET", f"{V2}/{old}").json["activeTo"] == "2026-03-15T12:00:00Z"
+
+
 def test_a_customer_with_entitlements_is_not_deleted(openmeter, acme):
     openmeter("POST", V2, BOOLEAN)
     answer = openmeter("DELETE", "/api/v1/customers/acme")

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from metergate.embedded.api.listing import present, segment
+from metergate.embedded.api.listing import customer_key, key_or_id, present, segment
 from metergate.embedded.api.problems import Invalid, NotFound
 from metergate.embedded.api.requests import json_response, moment
 from metergate.embedded.domain.customers import Customer
@@ -33,27 +33,28 @@ def routes(services: Services) -> list[Route]:
     async def subject_value(request: Request) -> Response:
         time = _time(request, clock)
         customer = catalog.customers.of_subject(segment(request, "subject"))
-        entitlement = catalog.entitlements.find_of(customer.id, segment(request, "entitlement"), time)
+        entitlement = catalog.entitlements.find_ever_of(customer.id, segment(request, "entitlement"), time)
         (value,) = await values_at(catalog, [entitlement], time)
         return json_response(value_view(value))
 
     async def customer_value(request: Request) -> Response:
-        return json_response(value_view(await value_of(request)))
+        return json_response(value_view(await value_of(request, "featureKey")))
 
     async def customer_value_v2(request: Request) -> Response:
-        return json_response(value_view_v2(await value_of(request)))
+        return json_response(value_view_v2(await value_of(request, "entitlementIdOrFeatureKey")))
 
-    async def value_of(request: Request) -> Value:
+    async def value_of(request: Request, shown: str) -> Value:
         time = _time(request, clock)
-        customer = catalog.customers.find_active(segment(request, "customer"))
+        name = key_or_id(request, "entitlement", shown)
+        customer = catalog.customers.find_active(customer_key(request))
         try:
-            entitlement = catalog.entitlements.find_of(customer.id, segment(request, "entitlement"), time)
+            entitlement = catalog.entitlements.find_ever_of(customer.id, name, time)
         except NotFound:
             return NO_ACCESS
         return (await values_at(catalog, [entitlement], time))[0]
 
     async def access(request: Request) -> Response:
-        customer = catalog.customers.find_active(segment(request, "customer"))
+        customer = catalog.customers.find_active(customer_key(request))
         return json_response({"entitlements": await _access(catalog, customer, _time(request, clock))})
 
     return [

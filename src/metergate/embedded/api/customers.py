@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from metergate.embedded.api.listing import ordered, present, read_page, segment
+from metergate.embedded.api.listing import customer_key, ordered, present, read_page
 from metergate.embedded.api.requests import boolean, choice, json_body, json_response, text
 from metergate.embedded.domain.customers import Customer, CustomerFilters, CustomerInput
 from metergate.embedded.domain.moments import format_rfc3339
@@ -46,11 +46,12 @@ def routes(services: Services) -> list[Route]:
         return json_response(customer_view(await store.create(given, clock())), 201)
 
     async def get_customer(request: Request) -> Response:
-        return json_response(customer_view(store.find(segment(request, "customer"))))
+        choice(request, "expand", ("subscriptions",))
+        return json_response(customer_view(store.find(customer_key(request))))
 
     async def replace_customer(request: Request) -> Response:
         given = await json_body(request, _read)
-        return json_response(customer_view(await store.replace(segment(request, "customer"), given, clock())))
+        return json_response(customer_view(await store.replace(customer_key(request), given, clock())))
 
     async def delete_customer(request: Request) -> Response:
         now = clock()
@@ -58,7 +59,7 @@ def routes(services: Services) -> list[Route]:
         def in_use(customer: Customer) -> bool:
             return bool(catalog.entitlements.of_customer(customer.id, now))
 
-        await store.delete(segment(request, "customer"), now, in_use)
+        await store.delete(customer_key(request), now, in_use)
         return Response(status_code=204)
 
     return [

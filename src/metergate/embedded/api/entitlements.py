@@ -12,8 +12,20 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from metergate.embedded.api.grants import recurrence_view
-from metergate.embedded.api.listing import listing, ordered, page_or_slice, present, read_page, segment
-from metergate.embedded.api.problems import BadRequest, NotFound
+from metergate.embedded.api.listing import (
+    Form,
+    customer_key,
+    identifier,
+    key_or_id,
+    listing,
+    names,
+    ordered,
+    page_or_slice,
+    present,
+    read_page,
+    segment,
+)
+from metergate.embedded.api.problems import NotFound
 from metergate.embedded.api.requests import boolean, json_body, json_response, without_nulls
 from metergate.embedded.domain.customers import Customer
 from metergate.embedded.domain.entitlements import (
@@ -31,6 +43,7 @@ from metergate.embedded.store.catalog import Catalog
 
 _SUBJECT = "/api/v1/subjects/{subject}/entitlements"
 _CUSTOMER = "/api/v2/customers/{customer}/entitlements"
+_KIND = Form(lambda value: value in KINDS, f"value is not one of the allowed values {list(KINDS)}")
 _ORDERS = {
     "createdAt": lambda entitlement: entitlement.created_at,
     "updatedAt": lambda entitlement: entitlement.updated_at,
@@ -111,10 +124,11 @@ def _customer_routes(services: Services) -> list[Route]:
     store, show, noted = catalog.entitlements, _show_v2(catalog, clock), _noted(services)
 
     def owner(request: Request) -> Customer:
-        return catalog.customers.find_active(segment(request, "customer"))
+        return catalog.customers.find_active(customer_key(request))
 
     def owned(request: Request) -> Entitlement:
-        return store.find_of(owner(request).id, segment(request, "entitlement"), clock())
+        name = key_or_id(request, "entitlement", "entitlementIdOrFeatureKey")
+        return store.find_of(owner(request).id, name, clock())
 
     async def create(request: Request) -> Response:
         given = await json_body(request, _read_v2)
@@ -159,10 +173,10 @@ def _all_routes(services: Services) -> list[Route]:
         return json_response(page_or_slice(request, _filtered(catalog, request, clock), in_v2))
 
     async def get_v1(request: Request) -> Response:
-        return json_response(in_v1(catalog.entitlements.find(segment(request, "entitlement"))))
+        return json_response(in_v1(catalog.entitlements.find(identifier(request, "entitlement"))))
 
     async def get_v2(request: Request) -> Response:
-        return json_response(in_v2(catalog.entitlements.find(segment(request, "entitlement"))))
+        return json_response(in_v2(catalog.entitlements.find(identifier(request, "entitlement"))))
 
     return [
         Route("/api/v1/entitlements", list_v1, methods=["GET"]),
@@ -208,9 +222,7 @@ def _of(catalog: Catalog, customer: Customer, request: Request, clock: Clock) ->
 def _filtered(catalog: Catalog, request: Request, clock: Clock) -> list[Entitlement]:
     """All entitlements that the query asks for, in the order it asks for."""
     query = request.query_params
-    kinds = query.getlist("entitlementType")
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise BadRequest(f"invalid entitlement type: {unknown[0]}")
+    kinds = names(request, "entitlementType", _KIND)
     features, subjects = query.getlist("feature"), query.getlist("subject")
     ids, keys = query.getlist("customerIds"), query.getlist("customerKeys")
     active, now = boolean(request, "excludeInactive"), clock()

@@ -15,7 +15,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from metergate.embedded.api.listing import listing, ordered, page_or_slice, present, segment
+from metergate.embedded.api.listing import (
+    CUSTOMER,
+    customer_key,
+    key_or_id,
+    listing,
+    names,
+    ordered,
+    page_or_slice,
+    present,
+    segment,
+)
 from metergate.embedded.api.requests import boolean, json_body, json_response, moment
 from metergate.embedded.domain.entitlements import Entitlement
 from metergate.embedded.domain.issuance import Expiration, GrantInput, GrantInputV1, IssuedGrant, number
@@ -65,8 +75,9 @@ def _customer_routes(services: Services) -> list[Route]:
     catalog, clock = services.catalog, services.clock
 
     def owner(request: Request) -> Entitlement:
-        customer = catalog.customers.find_active(segment(request, "customer"))
-        return catalog.entitlements.find_of(customer.id, segment(request, "entitlement"), clock())
+        name = key_or_id(request, "entitlement", "entitlementIdOrFeatureKey")
+        customer = catalog.customers.find_active(customer_key(request))
+        return catalog.entitlements.find_of(customer.id, name, clock())
 
     async def create(request: Request) -> Response:
         given = await json_body(request, _read_v2)
@@ -123,7 +134,7 @@ def _filtered(catalog: Catalog, request: Request) -> list[IssuedGrant]:
     """The grants that the query asks for: of some features, of some subjects or customers."""
     query = request.query_params
     features, subjects = query.getlist("feature"), query.getlist("subject")
-    customers, deleted = query.getlist("customer"), boolean(request, "includeDeleted")
+    customers, deleted = names(request, "customer", CUSTOMER), boolean(request, "includeDeleted")
 
     def wanted(issued: IssuedGrant) -> bool:
         entitlement = catalog.entitlements.ever(issued.entitlement_id)

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from metergate.embedded.api.listing import segment
+from metergate.embedded.api.listing import customer_key, key_or_id, segment
 from metergate.embedded.api.problems import Invalid, NotFound
 from metergate.embedded.api.requests import choice, json_response, moment, parameter_error, text
 from metergate.embedded.domain.entitlements import Entitlement
@@ -39,8 +39,8 @@ def routes(services: Services) -> list[Route]:
         return await answer(request, entitlement)
 
     async def of_customer(request: Request) -> Response:
-        customer = catalog.customers.find_active(segment(request, "customer"))
-        name = segment(request, "entitlement")
+        name = key_or_id(request, "entitlement", "entitlementIdOrFeatureKey")
+        customer = catalog.customers.find_active(customer_key(request))
         return await answer(request, catalog.entitlements.find_of(customer.id, name, clock()))
 
     async def answer(request: Request, entitlement: Entitlement) -> Response:

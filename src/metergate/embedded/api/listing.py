@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -9,12 +10,15 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.requests import Request
 
-from metergate.embedded.api.requests import choice, integer
+from metergate.embedded.api.requests import choice, integer, parameter_error
+from metergate.embedded.domain.identifiers import PATTERN, is_id
+from metergate.embedded.domain.meters import SLUG
 
 T = TypeVar("T")
 MAX_SIZE = 1000
 DEFAULT_SIZE = 100
 _MAX_NUMBER = 2**31 - 1
+_KEY_OR_ID = re.compile(f"{SLUG.pattern}|{PATTERN.pattern}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +84,49 @@ def segment(request: Request, name: str) -> str:
     """A part of the path, whatever characters its name has: ``app.py`` keeps an encoded slash apart as NUL."""
     value: str = request.path_params[name]
     return value.replace("\0", "/")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a name in a path or a query has to look like, and what is said of one that does not."""
+
+    fits: Callable[[str], bool]
+    otherwise: str
+
+
+ID = Form(is_id, "string doesn't match the regular expression of a ULID")
+KEY_OR_ID = Form(
+    lambda value: len(value) <= 64 and _KEY_OR_ID.fullmatch(value) is not None,
+    "string doesn't match the regular expression",
+)
+"""Of a meter, a feature, an entitlement."""
+CUSTOMER = Form(lambda value: 1 <= len(value) <= 256, "a string of 1 to 256 characters is needed")
+"""An id or a key of any form."""
+
+
+def identifier(request: Request, name: str) -> str:
+    """A part of the path that is an id. Raises 400 for what cannot be one, as OpenMeter's validator does."""
+    return _checked(f"{name}Id", segment(request, name), ID, "path")
+
+
+def key_or_id(request: Request, name: str, shown: str) -> str:
+    """A part of the path that is a key or an id, called ``shown`` in the API's description. Raises 400 for what
+    can be neither.
+    """
+    return _checked(shown, segment(request, name), KEY_OR_ID, "path")
+
+
+def customer_key(request: Request) -> str:
+    """The part of the path that names a customer. Raises 400 for one that is too long."""
+    return _checked("customerIdOrKey", segment(request, "customer"), CUSTOMER, "path")
+
+
+def names(request: Request, name: str, form: Form) -> list[str]:
+    """All values of a parameter that may be repeated. Raises 400 for one that does not have the form."""
+    return [_checked(name, value, form, "query") for value in request.query_params.getlist(name)]
+
+
+def _checked(shown: str, value: str, form: Form, place: str) -> str:
+    if not form.fits(value):
+        raise parameter_error(shown, form.otherwise, place)
+    return value

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -18,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from metergate.embedded.api.listing import key_or_id
 from metergate.embedded.api.problems import Invalid
 from metergate.embedded.api.requests import (
     boolean,
@@ -25,10 +25,9 @@ from metergate.embedded.api.requests import (
     integer,
     json_body,
     json_response,
-    parameter_error,
     without_nulls,
 )
-from metergate.embedded.domain.identifiers import PATTERN, new_id
+from metergate.embedded.domain.identifiers import new_id
 from metergate.embedded.domain.meters import (
     SLUG,
     Aggregation,
@@ -42,7 +41,6 @@ from metergate.embedded.services import Services
 Slug = Annotated[str, Meta(min_length=1, max_length=64, pattern=f"^{SLUG.pattern}$")]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Description = Annotated[str, Meta(max_length=1024)]
-_ID_OR_SLUG = re.compile(f"{SLUG.pattern}|{PATTERN.pattern}")
 _ORDERS = {
     "key": lambda meter: meter.slug,
     "name": lambda meter: meter.name,
@@ -79,8 +77,8 @@ class MeterChange(Struct, frozen=True, rename="camel", kw_only=True):
     metadata: dict[str, str] | None = None
 
 
-_read_input = without_nulls(msgspec.json.Decoder(MeterInput).decode)
-_read_change = without_nulls(msgspec.json.Decoder(MeterChange).decode)
+_read_input = without_nulls(msgspec.json.Decoder(MeterInput).decode, but=("metadata",))
+_read_change = without_nulls(msgspec.json.Decoder(MeterChange).decode, but=("metadata",))
 
 
 def input_findings(given: MeterInput) -> list[str]:
@@ -130,10 +128,7 @@ def routes(services: Services) -> list[Route]:
 
 def find_meter(services: Services, request: Request) -> Meter:
     """The meter that the path names by its id or slug. Raises 404, and 400 for what can be neither."""
-    given = request.path_params["meter"]
-    if not _ID_OR_SLUG.fullmatch(given) or len(given) > 64:
-        raise parameter_error("meterIdOrSlug", "string doesn't match the regular expression", "path")
-    return services.meters.find(given)
+    return services.meters.find(key_or_id(request, "meter", "meterIdOrSlug"))
 
 
 async def _list(services: Services, request: Request) -> Response:

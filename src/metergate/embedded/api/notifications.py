@@ -10,7 +10,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from metergate.embedded.api.listing import ordered, present, read_page, segment
+from metergate.embedded.api.listing import (
+    ID,
+    KEY_OR_ID,
+    identifier,
+    names,
+    ordered,
+    present,
+    read_page,
+    segment,
+)
 from metergate.embedded.api.problems import Invalid
 from metergate.embedded.api.requests import boolean, json_body, json_response, moment
 from metergate.embedded.domain.moments import format_rfc3339
@@ -69,15 +78,15 @@ def _channel_routes(services: Services) -> list[Route]:
         return json_response(channel_view(await store.save_channel(given, clock())), 201)
 
     async def get(request: Request) -> Response:
-        return json_response(channel_view(store.channel(segment(request, "channel"))))
+        return json_response(channel_view(store.channel(identifier(request, "channel"))))
 
     async def update(request: Request) -> Response:
         given = await json_body(request, _read_channel)
-        changed = await store.save_channel(given, clock(), segment(request, "channel"))
+        changed = await store.save_channel(given, clock(), identifier(request, "channel"))
         return json_response(channel_view(changed))
 
     async def delete(request: Request) -> Response:
-        await store.delete_channel(segment(request, "channel"), clock())
+        await store.delete_channel(identifier(request, "channel"), clock())
         return Response(status_code=204)
 
     return _five(_CHANNELS, "channel", list_them, create, get, update, delete)
@@ -88,7 +97,8 @@ def _rule_routes(services: Services) -> list[Route]:
     view = _rule_view(services)
 
     async def list_them(request: Request) -> Response:
-        channels, features = (set(request.query_params.getlist(name)) for name in ("channel", "feature"))
+        channels = set(request.query_params.getlist("channel"))
+        features = set(names(request, "feature", KEY_OR_ID))
         known = {feature.id: feature.key for feature in services.catalog.features.all()}
         found = [
             rule
@@ -104,20 +114,20 @@ def _rule_routes(services: Services) -> list[Route]:
         return json_response(view(made), 201)
 
     async def get(request: Request) -> Response:
-        return json_response(view(store.rule(segment(request, "rule"))))
+        return json_response(view(store.rule(identifier(request, "rule"))))
 
     async def update(request: Request) -> Response:
         given = await json_body(request, _read_rule)
-        changed = await store.save_rule(given, clock(), segment(request, "rule"))
+        changed = await store.save_rule(given, clock(), identifier(request, "rule"))
         services.notifier.resume()
         return json_response(view(changed))
 
     async def delete(request: Request) -> Response:
-        await store.delete_rule(segment(request, "rule"), clock())
+        await store.delete_rule(identifier(request, "rule"), clock())
         return Response(status_code=204)
 
     async def test(request: Request) -> Response:
-        event = sample_event(store, store.rule(segment(request, "rule")), clock())
+        event = sample_event(store, store.rule(identifier(request, "rule")), clock())
         await store.add(event)
         services.notifier.resume()
         return json_response(_event_view(services)(event), 201)
@@ -141,8 +151,9 @@ def _event_routes(services: Services) -> list[Route]:
         return json_response(view(store.event(segment(request, "event"))))
 
     async def resend(request: Request) -> Response:
+        name = identifier(request, "event")
         given = await json_body(request, _read_resend)
-        event = store.event(segment(request, "event"))
+        event = store.event(name)
         names = given.channels or list(store.ever_rule(event.rule).channels)
         channels = [store.channel(name) for name in names]
         if shut := [channel.id for channel in channels if not channel.open]:
@@ -181,9 +192,8 @@ def _listed(request: Request, items: Sequence[Any]) -> list[Any]:
 
 def _wanted(request: Request, events: Sequence[NotificationEvent]) -> list[NotificationEvent]:
     start, end = moment(request, "from"), moment(request, "to")
-    features, subjects, rules, channels = (
-        set(request.query_params.getlist(name)) for name in ("feature", "subject", "rule", "channel")
-    )
+    features, subjects = (set(request.query_params.getlist(name)) for name in ("feature", "subject"))
+    rules, channels = (set(names(request, name, ID)) for name in ("rule", "channel"))
 
     def wanted(event: NotificationEvent) -> bool:
         return (

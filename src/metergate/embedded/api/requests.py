@@ -7,7 +7,7 @@ error: …``. JSON answers are made here as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -171,13 +171,13 @@ async def json_body(request: Request, convert: Callable[[bytes], T]) -> T:
         raise body_error(f"failed to decode request body: {exception}") from exception
 
 
-def without_nulls(convert: Callable[[bytes], T]) -> Callable[[bytes], T]:
-    """The same for a body in which no property may be null: what is left out is left out."""
+def without_nulls(convert: Callable[[bytes], T], but: Container[str] = ()) -> Callable[[bytes], T]:
+    """The same for a body in which no property may be null, ``but`` for these: what is left out is left out."""
 
     def read(content: bytes) -> T:
         value = convert(content)
         for name, given in msgspec.json.decode(content, type=dict[str, msgspec.Raw]).items():
-            if bytes(given) == b"null":
+            if bytes(given) == b"null" and name not in but:
                 raise msgspec.ValidationError(f"Value is not nullable - at `$.{name}`")
         return value
 

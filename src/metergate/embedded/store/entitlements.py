@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from datetime import datetime
 
@@ -77,18 +78,23 @@ class EntitlementStore:
     def find_of(self, customer_id: str, id_or_feature_key: str, time: datetime) -> Entitlement:
         """The customer's entitlement with this id, or the one to this feature that holds at ``time``.
 
-        Where none holds at that time but one holds at another, that one. Raises NotFound.
+        Raises NotFound.
         """
         known = self._by_customer.get(customer_id, {})
         by_id = known.get(id_or_feature_key)
         if by_id is not None and (by_id.deleted_at is None or time < by_id.deleted_at):
             return by_id
-        matching = [each for each in known.values() if each.feature_key == id_or_feature_key]
-        for entitlement in matching:
-            if entitlement.active_at(time):
+        for entitlement in known.values():
+            if entitlement.feature_key == id_or_feature_key and entitlement.active_at(time):
                 return entitlement
-        for entitlement in matching:
-            if entitlement.deleted_at is None:
+        raise NotFound(f"entitlement not found: {id_or_feature_key}")
+
+    def find_ever_of(self, customer_id: str, id_or_feature_key: str, time: datetime) -> Entitlement:
+        """The same; where none holds at that time but one holds at another, that one, whose value says so."""
+        with contextlib.suppress(NotFound):
+            return self.find_of(customer_id, id_or_feature_key, time)
+        for entitlement in self._by_customer.get(customer_id, {}).values():
+            if entitlement.feature_key == id_or_feature_key and entitlement.deleted_at is None:
                 return entitlement
         raise NotFound(f"entitlement not found: {id_or_feature_key}")
 
