@@ -17,13 +17,14 @@ balance, and changing a file must not reset it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import TypeVar
 
 import msgspec
 
-from metergate.embedded.api.problems import NotFound, Problem
+from metergate.embedded.api.problems import Conflict, NotFound, Problem
 from metergate.embedded.config import EntitlementItem
 from metergate.embedded.domain.customers import Customer, CustomerInput, make_customer
 from metergate.embedded.domain.entitlements import Entitlement, Refused, make_entitlement
@@ -33,6 +34,8 @@ from metergate.errors import ConfigurationError, Finding, error, nearest
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+AT_ONCE = 1_000
+"""So many items of a section are made at a time: those that the writer thread finds waiting have one commit."""
 _FEATURE_FIELDS = ("name", "metadata", "meter_slug", "filters", "unit_cost")
 _CUSTOMER_FIELDS = CustomerInput.__struct_fields__
 _ENTITLEMENT_FIELDS = ("type", "metadata", "config")
@@ -61,7 +64,7 @@ async def seed(
     seeding = _Seeding(catalog, now)
     seeding.known = [feature.key for feature in features]
     seeding.known += [customer.key for customer in customers if customer.key]
-    await seeding.all("features", features, seeding.feature)
+    await seeding.all("features", features, seeding.feature, at_once=1)
     await seeding.all("customers", customers, seeding.customer)
     await seeding.all("entitlements", entitlements, seeding.entitlement)
     if seeding.findings:
@@ -78,16 +81,24 @@ class _Seeding:
         self.findings: list[Finding] = []
         self.warnings: list[str] = []
 
-    async def all(self, section: str, items: Sequence[T], make: Callable[[T], Awaitable[None]]) -> None:
-        """Make each item of a section; what cannot be made becomes a finding and the next one is tried."""
-        for index, item in enumerate(items):
-            try:
-                await make(item)
-            except Problem as problem:
-                message = problem.detail.removeprefix(problem.prefix)
-                _, missing, name = message.partition(" not found: ")
-                fix = nearest(name, [each for each in self.known if each != name]) if missing else ""
-                self.findings.append(error(f"$.{section}[{index}]", message, fix))
+    async def all(
+        self, section: str, items: Sequence[T], make: Callable[[T], Awaitable[None]], at_once: int = AT_ONCE
+    ) -> None:
+        """Make each item of a section, many at a time; what cannot be made becomes a finding and the others are tried."""
+        for first in range(0, len(items), at_once):
+            chunk = items[first : first + at_once]
+            made = await asyncio.gather(*map(make, chunk), return_exceptions=True)
+            for index, outcome in enumerate(made, first):
+                if isinstance(outcome, Problem):
+                    self._note(f"$.{section}[{index}]", outcome)
+                elif outcome is not None:
+                    raise outcome
+
+    def _note(self, place: str, problem: Problem) -> None:
+        message = problem.detail.removeprefix(problem.prefix)
+        _, missing, name = message.partition(" not found: ")
+        fix = nearest(name, [each for each in self.known if each != name]) if missing else ""
+        self.findings.append(error(place, message, fix))
 
     async def feature(self, given: FeatureInput) -> None:
         store = self._catalog.features
@@ -101,25 +112,42 @@ class _Seeding:
         )
 
     async def customer(self, given: CustomerInput) -> None:
-        store = self._catalog.customers
-        attributed = given.usage_attribution.subject_keys if given.usage_attribution else ()
-        owners = await store.customers_of([given.key] if given.key else attributed)
-        if not owners:
-            await store.create(given, self._now)
-            return
-        present = store.find(next(iter(owners.values())))
+        present = await self._customer(given)
+        if present is None:
+            try:
+                await self._catalog.customers.create(given, self._now)
+                return
+            except Conflict:
+                present = await self._customer(given)  # an earlier item made it meanwhile
+                if present is None:
+                    raise
         wanted = make_customer(given, identifier=present.id, created_at=present.created_at, now=self._now)
         self._compare(f"customer {present.key or present.id}", present, wanted, _CUSTOMER_FIELDS)
 
+    async def _customer(self, given: CustomerInput) -> Customer | None:
+        attributed = given.usage_attribution.subject_keys if given.usage_attribution else ()
+        owners = await self._catalog.customers.customers_of([given.key] if given.key else attributed)
+        return self._catalog.customers.find(next(iter(owners.values()))) if owners else None
+
     async def entitlement(self, given: EntitlementItem) -> None:
         customer = self._catalog.customers.find_active(given.customer)
+        present = self._entitlement(given, customer)
+        if present is None:
+            try:
+                await self._catalog.entitlements.create(customer.id, given, self._now)
+                return
+            except Conflict:
+                present = self._entitlement(given, customer)  # an earlier item made it meanwhile
+                if present is None:
+                    raise
+        self._compare_entitlement(given, customer, present)
+
+    def _entitlement(self, given: EntitlementItem, customer: Customer) -> Entitlement | None:
         feature = given.feature_key or given.feature_id or ""
         try:
-            present = self._catalog.entitlements.find_of(customer.id, feature, self._now)
+            return self._catalog.entitlements.find_of(customer.id, feature, self._now)
         except NotFound:
-            await self._catalog.entitlements.create(customer.id, given, self._now)
-            return
-        self._compare_entitlement(given, customer, present)
+            return None
 
     def _compare_entitlement(self, given: EntitlementItem, customer: Customer, present: Entitlement) -> None:
         feature: Feature = self._catalog.features.find(present.feature_id)

@@ -180,3 +180,38 @@ def test_a_folder_of_a_newer_version_is_left_alone(tmp_path):
     database.close()
     with pytest.raises(ConfigurationError, match="format 99"):
         Database.open(tmp_path)
+
+
+def test_rows_that_are_appended_are_seen_by_later_statements_of_their_group_and_go_with_it(database):
+    async def scenario() -> None:
+        def append(number: int):
+            def function(cursor: Cursor) -> list[int]:
+                cursor.execute("SELECT unnest([1, 2, 3])").fetchone()  # and nobody fetches the others
+                database.append("numbers", (number,))
+                return [
+                    row[0] for row in cursor.execute("SELECT number FROM numbers ORDER BY number").fetchall()
+                ]
+
+            return function
+
+        def append_and_raise(_: Cursor) -> None:
+            database.append("numbers", (-1,))
+            raise LookupError("changed its mind")
+
+        def append_what_does_not_fit(_: Cursor) -> None:
+            database.append("numbers", (None,))
+
+        release, running = threading.Event(), threading.Event()
+        blocker = database.submit(blocked(release, running))
+        running.wait(10)
+        functions = [append(1), append_and_raise, append(2), append_what_does_not_fit, append(3)]
+        futures = [database.submit(function) for function in functions]
+        release.set()
+        blocker.result(10)
+        outcomes = [future.exception(10) or future.result() for future in futures]
+        assert [each if isinstance(each, list) else type(each) for each in outcomes] == [
+            [1], LookupError, [1, 2], duckdb.ConstraintException, [1, 2, 3],
+        ]  # fmt: skip
+        assert await numbers(database) == [1, 2, 3]
+
+    asyncio.run(scenario())

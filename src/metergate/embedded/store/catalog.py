@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from metergate.embedded.store import customers, entitlements, features, grants, notifications, portal
 from metergate.embedded.store.balances import Balances
+from metergate.embedded.store.changes import Changes
 from metergate.embedded.store.customers import CustomerStore
 from metergate.embedded.store.database import Database
 from metergate.embedded.store.entitlements import EntitlementStore
@@ -31,7 +30,7 @@ class Catalog:
     """Made once per opened database; reads everything into memory. Changes are made one at a time."""
 
     def __init__(self, database: Database, meters: MeterStore, rollups: Rollups) -> None:
-        changes = asyncio.Lock()
+        changes = Changes()
         self.customers = CustomerStore(database, changes)
         self.features = FeatureStore(database, meters, changes)
         self.portal = PortalSecret(database)

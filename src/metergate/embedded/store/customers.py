@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -20,6 +19,7 @@ from metergate.embedded.domain.customers import (
     upsert_subject,
 )
 from metergate.embedded.domain.identifiers import new_id
+from metergate.embedded.store.changes import Changes
 from metergate.embedded.store.database import Cursor, Database
 from metergate.embedded.store.shelf import Shelf
 
@@ -32,7 +32,7 @@ SCHEMA = [
 class CustomerStore:
     """``changes`` is held while anything of the catalog changes, so that checks stay true until written."""
 
-    def __init__(self, database: Database, changes: asyncio.Lock) -> None:
+    def __init__(self, database: Database, changes: Changes) -> None:
         self._database = database
         self._changes = changes
         self._customers = Shelf("customers", Customer)
@@ -77,7 +77,8 @@ class CustomerStore:
 
     async def create(self, given: CustomerInput, now: datetime) -> Customer:
         """A new customer and those of its subjects that are new. Raises Invalid, Conflict."""
-        async with self._changes:
+        attributed = given.usage_attribution.subject_keys if given.usage_attribution else ()
+        async with self._changes.of([*attributed, *([given.key] if given.key else [])]):
             identifier = new_id(now)
             self._check(given, identifier)
             return await self._save(make_customer(given, identifier=identifier, created_at=now, now=now), now)

@@ -46,11 +46,12 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias, TypeVar
+from typing import IO, Any, TypeAlias, TypeVar, cast
 
 import duckdb
 
 from metergate.embedded.store.folder import FILE, LOG, connect, lock_folder, migrate, refuse_half_restored
+from metergate.embedded.store.rows import FlushingCursor, Rows
 from metergate.errors import ConfigurationError, MetergateError
 
 log = logging.getLogger("metergate.embedded")
@@ -109,7 +110,7 @@ class Database:
         self._lock = lock
         self._connection: Cursor | None = connection
         self._cursor = connection.cursor()
-        self._appenders: dict[str, duckdb.Appender] = {}
+        self._rows = Rows(self._cursor)
         self._gate = threading.Condition()
         self._cursors: list[Cursor] = []
         self._reading = 0
@@ -155,10 +156,7 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self._read, function)
 
     async def write(self, function: Callable[[Cursor], T]) -> T:
-        """What ``function`` returned, after its changes are on disk. Rules: see the module.
-
-        Raises what it raised, Unavailable where nothing can be written, Overloaded.
-        """
+        """What ``function`` returned, after its changes are on disk. Raises what it raised, Unavailable, Overloaded."""
         return await asyncio.wrap_future(self.submit(function))
 
     async def between(self, function: Callable[[], T]) -> T:
@@ -206,12 +204,13 @@ class Database:
             self._connection.close()
         self._lock.close()
 
-    def appender(self, table: str) -> duckdb.Appender:
-        """The quickest way to put rows into a table, for use inside ``write``; ``clear`` it after an error."""
-        appender = self._appenders.get(table)
-        if appender is None:
-            appender = self._appenders[table] = self._cursor.appender(table)
-        return appender
+    def append(self, table: str, row: Row) -> None:
+        """Put a row into a table, together with others of the group; for use inside ``write``. Later statements see it."""
+        self._rows.append(table, row)
+
+    def put(self, table: str, rows: Iterable[Row]) -> None:
+        """Put many rows into a table at once; for use inside ``write``."""
+        self._rows.put(table, rows)
 
     async def hold(self) -> dict[str, int]:
         """The files of the database and how many of their first bytes hold all that was acknowledged before.
@@ -321,8 +320,11 @@ class Database:
         committing = False
         try:
             self._cursor.begin()
+            self._rows.clear()
+            cursor = cast(Cursor, FlushingCursor(self._cursor, self._rows.flush))
             for job in group:
-                job.result = job.function(self._cursor)
+                job.result = job.function(cursor)
+            self._rows.flush()
             committing = True
             self._cursor.commit()
         except (duckdb.FatalException, duckdb.InternalException) as exception:
@@ -364,7 +366,7 @@ class Database:
         """Start DuckDB again once nobody reads; whether that went well."""
         with self._gate:
             self._gate.wait_for(lambda: not self._reading)
-            self._appenders.clear()
+            self._rows = Rows(self._cursor)
             for cursor in (*self._cursors, self._cursor):
                 cursor.close()
             self._cursors.clear()
@@ -374,6 +376,7 @@ class Database:
             try:
                 self._connection = connect(self.folder)
                 self._cursor = self._connection.cursor()
+                self._rows = Rows(self._cursor)
             except duckdb.Error as exception:
                 log.error("the data folder cannot be opened: %s", _in_one_line(exception))
                 return False

@@ -16,6 +16,7 @@ from metergate.embedded.domain.grants import Grant
 from metergate.embedded.domain.identifiers import new_id
 from metergate.embedded.domain.issuance import IssuedGrant
 from metergate.embedded.domain.usage_periods import CannotReset, reset_usage
+from metergate.embedded.store.changes import Changes
 from metergate.embedded.store.customers import CustomerStore
 from metergate.embedded.store.database import Cursor, Database
 from metergate.embedded.store.features import FeatureStore
@@ -44,7 +45,7 @@ class EntitlementStore:
         customers: CustomerStore,
         features: FeatureStore,
         issued: GrantStore,
-        changes: asyncio.Lock,
+        changes: Changes,
     ) -> None:
         self._database = database
         self._customers = customers
@@ -120,7 +121,7 @@ class EntitlementStore:
 
         Raises Invalid, NotFound for its feature, Conflict when the customer has one to that feature.
         """
-        async with self._changes:
+        async with self._changes.of([customer_id]):
             customer = self._customers.find_active(customer_id)
             feature = self._feature(given)
             self._refuse_second(customer.id, feature, now)

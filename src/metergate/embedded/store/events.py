@@ -161,7 +161,7 @@ class EventStore:
                 self._requests = len(batch.requests)
         lines = self._without_duplicates(cursor, batch)
         if lines:
-            self._put(lines)
+            self._database.put("events", lines)
             self._next_seq += len(lines)
         # fewer than at the first try: that one was said to have failed, and is on disk nevertheless
         batch.doubtful = len(lines) < len(batch.lines)
@@ -181,15 +181,6 @@ class EventStore:
             except Exception:
                 log.exception("roll-ups are begun anew")
                 self.rollups.forget(batch.next_seq - 1)
-
-    def _put(self, lines: list[Line]) -> None:
-        appender = self._database.appender("events")
-        try:
-            appender.append_rows(lines)
-            appender.flush()
-        except BaseException:
-            appender.clear()
-            raise
 
     def _without_duplicates(self, cursor: Cursor, batch: _Batch) -> list[Line]:
         keys = [event_key(event.source, event.id) for events, _ in batch.requests for event in events]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 
@@ -19,6 +18,7 @@ from metergate.embedded.domain.features import (
 )
 from metergate.embedded.domain.identifiers import new_id
 from metergate.embedded.domain.meters import Meter
+from metergate.embedded.store.changes import Changes
 from metergate.embedded.store.database import Cursor, Database
 from metergate.embedded.store.meters import MeterStore
 from metergate.embedded.store.shelf import Shelf
@@ -43,7 +43,7 @@ _USERS = """
 class FeatureStore:
     """Tells the meters' store which of its meters are in use."""
 
-    def __init__(self, database: Database, meters: MeterStore, changes: asyncio.Lock) -> None:
+    def __init__(self, database: Database, meters: MeterStore, changes: Changes) -> None:
         self._database = database
         self._meters = meters
         self._changes = changes

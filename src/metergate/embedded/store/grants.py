@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime
 
 from metergate.embedded.api.problems import Invalid, NotFound
@@ -11,6 +10,7 @@ from metergate.embedded.domain.grants import Grant
 from metergate.embedded.domain.identifiers import new_id
 from metergate.embedded.domain.issuance import GrantInput, IssuedGrant, issue, refuse_before_period, void
 from metergate.embedded.domain.usage_periods import usage_period_at
+from metergate.embedded.store.changes import Changes
 from metergate.embedded.store.database import Cursor, Database
 from metergate.embedded.store.shelf import Shelf
 
@@ -22,7 +22,7 @@ SCHEMA = [
 class GrantStore:
     """Every grant that was ever issued, found by its id or by its entitlement's."""
 
-    def __init__(self, database: Database, changes: asyncio.Lock) -> None:
+    def __init__(self, database: Database, changes: Changes) -> None:
         self._database = database
         self._changes = changes
         self._issued = Shelf("grants", IssuedGrant)
@@ -57,7 +57,7 @@ class GrantStore:
 
     async def create(self, entitlement: Entitlement, given: GrantInput, now: datetime) -> IssuedGrant:
         """A new grant of the entitlement. Raises Invalid."""
-        async with self._changes:
+        async with self._changes.of([entitlement.id]):
             period = usage_period_at(entitlement, now)
             if entitlement.metering is None or period is None:
                 raise Invalid(

@@ -1,8 +1,8 @@
 """A table of documents that is also wholly in memory: few are written, each is read with every request.
 
 The document is the JSON of a msgspec Struct with an ``id``. Columns beside it are only those that statements
-of other modules look at. Whoever writes does so in two steps: ``put`` inside ``Database.write``, ``keep``
-after it.
+of other modules look at; they stand between number and document, in the order given. Whoever writes does so in two
+steps: ``put`` inside ``Database.write``, ``keep`` after it.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Shelf(Generic[T]):
 
     def load(self, database: Database) -> None:
         """Read the whole table. Called once, before the first request."""
+        self._database = database
         statement = f"SELECT number, document FROM {self._table} ORDER BY number"  # noqa: S608 - a constant
         rows = database.submit(lambda cursor: cursor.execute(statement).fetchall()).result()
         for number, document in rows:
@@ -51,15 +52,14 @@ class Shelf(Generic[T]):
 
     def put(self, cursor: Cursor, item: T) -> None:
         """Write the item, in place of the one with its id if there is one."""
-        if item.id not in self._numbers:
+        if item.id in self._numbers:
+            self.drop(cursor, item.id)
+        else:
             self._numbers[item.id] = self._next
             self._next += 1
         beside = [read(item) for read in self._columns.values()]
-        values = [item.id, self._numbers[item.id], *beside, self._encode(item).decode()]
-        names = ", ".join(["id", "number", *self._columns, "document"])
-        marks = ", ".join("?" * len(values))
-        self.drop(cursor, item.id)
-        cursor.execute(f"INSERT INTO {self._table} ({names}) VALUES ({marks})", values)  # noqa: S608
+        row = (item.id, self._numbers[item.id], *beside, self._encode(item).decode())
+        self._database.append(self._table, row)
 
     def drop(self, cursor: Cursor, identifier: str) -> None:
         """Delete the row with this id."""
