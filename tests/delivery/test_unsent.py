@@ -66,8 +66,15 @@ def test_what_is_unsent_stays_so_until_its_last_event_is_settled(deliver, event,
     assert [question() for question in questions] == [True, True], "of what was unsent then"
 
 
-def test_another_destination_is_none_of_ours(deliver, event):
+def test_what_waits_for_the_same_openmeter_with_another_key_is_unsent_too(deliver, event):
     deliver(api_key="another").record(event(1), 1)
+    delivery = deliver()
+    assert not delivery.mark_unsent()()
+    assert ids_of(delivery.unsent_events()) == ["e1"]
+
+
+def test_what_waits_for_another_openmeter_is_none_of_ours(deliver, event):
+    deliver(url="http://127.0.0.2:9").record(event(1), 1)
     delivery = deliver()
     assert delivery.mark_unsent()()
     assert list(delivery.unsent_events()) == []

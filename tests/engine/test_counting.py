@@ -50,9 +50,10 @@ def counting(tmp_path, delivery):
 
     def make(folder="usage", visibility=5.0, learn=True, **options):
         path = None if folder is None else tmp_path / folder
-        made.append(Counting(path, [delivery], Source(), ["calls"], visibility=visibility, **options))
+        made.append(Counting(path, [delivery], ["calls"], visibility=visibility, **options))
+        counted = made[-1].add(Source())
         if learn:
-            made[-1].local.learn(CATALOG)
+            counted.local.learn(CATALOG)
         return made[-1]
 
     yield make

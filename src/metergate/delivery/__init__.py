@@ -2,7 +2,15 @@
 
 from metergate.delivery.dead_letters import DeadLetter, dead_letters, redrive
 from metergate.delivery.delivery import Delivery, Durability
-from metergate.delivery.destination import Destination, Folder, describe, folders, left_behind, name_heir
+from metergate.delivery.destination import (
+    Destination,
+    Folder,
+    describe,
+    folders,
+    left_behind,
+    name_heir,
+    one_spelling,
+)
 from metergate.delivery.sent import sent_events
 from metergate.delivery.statistics import DeliveryStatistics
 
@@ -18,6 +26,7 @@ __all__ = [
     "folders",
     "left_behind",
     "name_heir",
+    "one_spelling",
     "redrive",
     "sent_events",
 ]

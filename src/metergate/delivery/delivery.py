@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, MutableSequence
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from metergate.delivery.batch import Limits
-from metergate.delivery.destination import describe
+from metergate.delivery.destination import describe, folders_of
 from metergate.delivery.files import Files
 from metergate.delivery.health import Health
 from metergate.delivery.sender import Client, Sender, Tally
@@ -203,18 +204,19 @@ class Delivery:
         return self._folder is not None
 
     def mark_unsent(self) -> Callable[[], bool]:
-        """A question: are all events settled that are on disk now and are not, whoever recorded them?
+        """A question: are all events settled that are on disk now and are not, whoever recorded them, and with whichever key
+        of this OpenMeter?
 
         For about once a second. Always yes for ``memory``.
 
         Raises:
             OSError: the spool cannot be read; of the question, too.
         """
-        ends = {} if self._folder is None else unsent_ends(self._folder)
+        ends = {path: end for folder in self._segments() for path, end in unsent_ends(folder).items()}
         return lambda: are_settled(ends)
 
     def unsent_events(self) -> Iterator[bytes]:
-        """Each event of this destination on disk that is not settled, of all writers, as the bytes that will be sent.
+        """Each event for this OpenMeter on disk that is not settled, of all writers and keys, as the bytes that will be sent.
 
         For looking at them before ``start``: of what is sent meanwhile some may be among them. Reads as it goes, in little
         memory, takes no lock and changes no file. Without the newlines. Nothing for ``memory``.
@@ -222,7 +224,7 @@ class Delivery:
         Raises:
             OSError: the spool cannot be read.
         """
-        return iter(()) if self._folder is None else unsent_events(self._folder)
+        return chain.from_iterable(unsent_events(folder) for folder in self._segments())
 
     def flush(self, timeout: float) -> bool:
         """Sends at once, and waits until all that this process recorded by now is settled.
@@ -271,6 +273,11 @@ class Delivery:
     def __repr__(self) -> str:
         now = self.statistics()
         return f"<Delivery {self._destination.url} {now.state}, {now.pending_events} pending, {now.delivered} delivered>"
+
+    def _segments(self) -> list[Path]:
+        """Where events for this OpenMeter are on disk, with any key."""
+        root = None if self._folder is None else self._folder.parent.parent
+        return [] if root is None else [one.segments for one in folders_of(root, self._destination.url)]
 
     def _begin_life(self) -> None:
         wake = Wake()

@@ -39,6 +39,9 @@ _BESIDE_PREFIX = "beside-"
 _HEIR_FILE = "heir"
 
 
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
 class Destination(msgspec.Struct, frozen=True, omit_defaults=True):
     """What ``destination.json`` says. ``created`` is seconds since 1970."""
 
@@ -145,6 +148,24 @@ def folders(root: Path) -> list[Folder]:
             if (destination := read_destination(path)) is not None:
                 found.append(Folder(path, destination))
     return found
+
+
+def one_spelling(url: str) -> str:
+    """The URL of an OpenMeter, the same for all names of this machine and with or without the usual port.
+
+    Raises:
+        UsageError: as `describe`.
+    """
+    parts = urlsplit(describe(url, "").url)
+    host = "localhost" if parts.hostname in _THIS_MACHINE else parts.hostname
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return f"{parts.scheme}://{host}:{port}{parts.path}"
+
+
+def folders_of(root: Path, url: str) -> list[Folder]:
+    """The destinations below ``root`` of one OpenMeter: one for each key that was ever used."""
+    wanted = one_spelling(url)
+    return [folder for folder in folders(root) if one_spelling(folder.destination.url) == wanted]
 
 
 def left_behind(root: Path, urls: Iterable[str]) -> list[Folder]:

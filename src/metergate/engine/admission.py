@@ -94,28 +94,30 @@ class Engine:
         """The response header for what `Admission.explanation` says, lower case."""
         return self._explanations.header
 
-    def admit(self, user: UserLike | None, route: str = "") -> Admission | Awaitable[Admission]:
+    def admit(
+        self, user: UserLike | None, route: str = "", beside: tuple[Hold, ...] = ()
+    ) -> Admission | Awaitable[Admission]:
         """Whether this user may go on, and who pays. An awaitable only where OpenMeter has to be asked first.
 
-        ``route`` names the route in the log. Order: the subject, then the entitlements (policy.md 6).
+        ``route`` names the route in the log. ``beside``: what other policies hold for the same request,
+        `Metering.holds`; of one unit that all need it takes one. Order: the subject, then the entitlements (policy.md 6).
         """
         subject = self._read_subject(user)
         if not self._required:
             return Admission(subject)
         if subject is None:
             return self._refuse_nobody(user, route)
-        decision = self._entitlements.decide(subject, self._required, self._check)
+        decision = self._entitlements.decide(subject, self._required, self._check, beside)
         if decision is None:
-            return self._ask(subject, route)
+            return self._ask(subject, route, beside)
         if decision is self._untold:
             self._decisions["granted"] += 1
             return Admission(subject)
         return self._answer(subject, decision, route)
 
-    async def _ask(self, subject: str, route: str) -> Admission:
-        return self._answer(
-            subject, await self._entitlements.ask(subject, self._required, self._check), route
-        )
+    async def _ask(self, subject: str, route: str, beside: tuple[Hold, ...]) -> Admission:
+        decision = await self._entitlements.ask(subject, self._required, self._check, beside)
+        return self._answer(subject, decision, route)
 
     def _refuse_nobody(self, user: UserLike | None, route: str) -> Admission:
         denial = NO_USER if user is None else NO_SUBJECT

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metergate.delivery import Delivery, DeliveryStatistics, describe, left_behind
+from metergate.delivery import Delivery, DeliveryStatistics, describe, left_behind, one_spelling
 from metergate.engine.counting import Counting
 from metergate.entitlements import Entitlements, EntitlementStatistics
 from metergate.entitlements.usage.local import LocalUsage
@@ -59,10 +59,10 @@ class Backends:
         self._deliveries: dict[tuple[str, str, str, int, int], Delivery] = {}
         self._entitlements: dict[tuple[str, str], Entitlements] = {}
         self.locals: dict[tuple[str, str], LocalUsage] = {}
-        """The local count for each URL and key; filled by `start`."""
+        """What counts the events that are recorded with a URL and key; filled by `start`."""
         self._sources: dict[tuple[str, str], AccessClient] = {}
         self._checked: dict[tuple[str, str], _Checked] = {}
-        self._countings: list[Counting] = []
+        self._countings: dict[str, Counting] = {}
 
     def delivery(self, policy: Policy) -> Delivery:
         """The delivery for that policy's destination and options; one for all policies that agree in them."""
@@ -79,7 +79,7 @@ class Backends:
                 max_delay_ms=options.max_delay_ms,
             )
             if self._started:
-                self._deliveries[wanted].start()
+                self._start_late(wanted)
         return self._deliveries[wanted]
 
     def entitlements(self, policy: Policy) -> Entitlements:
@@ -119,8 +119,8 @@ class Backends:
         ``counts`` gives the numbers of a destination, named as in `statistics`, for `Delivery.start`.
         """
         self._started = True
-        for wanted, checked in self._checked.items():
-            self._begin_to_count(wanted, checked)
+        for wanted in self._checked:
+            self._begin_to_count(wanted)
         for name, delivery in _by_host(
             (key[0], delivery) for key, delivery in self._deliveries.items()
         ).items():
@@ -131,29 +131,48 @@ class Backends:
     def watch(self, policy: Policy, feature: str) -> None:
         """Count the usage of this feature, too, whether or not a policy requires it."""
         wanted = (policy.api_url, policy.api_key.reveal())
-        local = self.locals.get(wanted)
-        if local is not None:
-            local.watch((feature,))
-            return
         checked = self._checked.setdefault(wanted, _Checked())
         checked.features.add(feature)
         checked.visibility = max(checked.visibility, policy.entitlement_check.visibility_seconds)
+        counting = self._countings.get(one_spelling(policy.api_url))
+        if counting is not None:
+            counting.watch((feature,))
         if self._started:
-            self._begin_to_count(wanted, checked)
+            self._begin_to_count(wanted)
 
-    def _begin_to_count(self, wanted: tuple[str, str], checked: _Checked) -> None:
-        spool = self.spool
-        counting = Counting(
-            None if spool is None else spool.absolute() / describe(*wanted).folder_name / "usage",
-            [delivery for key, delivery in self._deliveries.items() if key[:2] == wanted],
-            self._sources[wanted],
-            checked.features,
-            visibility=checked.visibility,
+    def _begin_to_count(self, wanted: tuple[str, str]) -> None:
+        """Let the local count decide with this key, too. All keys of an OpenMeter have one count."""
+        if self._entitlements[wanted].is_counted:
+            return
+        url = one_spelling(wanted[0])
+        counting = self._countings.get(url)
+        if counting is None:
+            counting = self._countings[url] = self._open_count(url)
+        counted = counting.add(self._sources[wanted], describe(*wanted).folder_name)
+        self._entitlements[wanted].count_by(counted)
+        for each in {(key[0], key[1]) for key in self._deliveries}:
+            if one_spelling(each[0]) == url:
+                self.locals.setdefault(each, counting.local)
+        self.locals[wanted] = counted.local
+
+    def _start_late(self, wanted: tuple[str, str, str, int, int]) -> None:
+        """Begin to send with a delivery that was not there at the start."""
+        url, key, *_ = wanted
+        counting = self._countings.get(one_spelling(url))
+        if counting is not None:
+            counting.include(self._deliveries[wanted])
+            self.locals.setdefault((url, key), counting.local)
+        self._deliveries[wanted].start()
+
+    def _open_count(self, url: str) -> Counting:
+        checked = [checked for wanted, checked in self._checked.items() if one_spelling(wanted[0]) == url]
+        return Counting(
+            None if self.spool is None else self.spool.absolute() / "usage" / describe(url, "").folder_name,
+            [delivery for key, delivery in self._deliveries.items() if one_spelling(key[0]) == url],
+            {feature for each in checked for feature in each.features},
+            visibility=max(each.visibility for each in checked),
             clock=self._clock,
         )
-        self._countings.append(counting)
-        self.locals[wanted] = counting.local
-        self._entitlements[wanted].count_by(counting.counted)
 
     def _name_what_is_left(self, spool: Path) -> None:
         """Another configuration may have left events here that none of these deliveries looks for."""
@@ -175,7 +194,7 @@ class Backends:
         """Ask OpenMeter no more. What is recorded is sent by `drain`."""
         for entitlements in self._entitlements.values():
             await entitlements.close()
-        for counting in self._countings:
+        for counting in self._countings.values():
             counting.close()
 
     def drain(self, timeout: float) -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from metergate.entitlements.counted import Counted, CountSource
 from metergate.entitlements.usage.folder import Folder, can_share
 from metergate.entitlements.usage.learning import recall
 from metergate.entitlements.usage.ledger import Ledger
-from metergate.entitlements.usage.local import LocalUsage
+from metergate.entitlements.usage.local import MOST_REMEMBERED, LocalUsage
 from metergate.entitlements.usage.watermark import Watermark
 
 _log = logging.getLogger("metergate.engine")
@@ -41,15 +42,17 @@ _read_event = msgspec.json.Decoder(_Event).decode
 class Counting:
     """Opens the count, and tends it for as long as something that was recorded may be unseen.
 
-    Best made in the process that will use it. A process that is forked later opens the count anew, with a column of
-    its own, as soon as it decides or records; its parent's it leaves alone.
+    One for all keys of an OpenMeter: two of them may be of one organisation, and a new one follows upon an old. What is
+    asked with each key, and how events count for it, is its own.
+
+    Best made in the process that will use it. A process that is forked later opens the count anew, with a column of its
+    own, as soon as it decides or records; its parent's it leaves alone.
     """
 
     def __init__(
         self,
         folder: Path | None,
         deliveries: Sequence[Delivery],
-        source: CountSource,
         features: Iterable[str],
         *,
         visibility: float,
@@ -58,28 +61,57 @@ class Counting:
         """
         Args:
             folder: for all processes of the host; None counts in this process alone.
-            deliveries: all that send to this OpenMeter with this key, before they are started. Those that keep events
-                on disk keep them in the same place.
-            source: OpenMeter, for how events count.
+            deliveries: all that send to this OpenMeter, before they are started. Those that keep events on disk keep
+                them in the same spool.
             features: those whose usage counts.
             visibility: see `Ledger`.
         """
         self._clock = clock
         self._spools = [one for one in deliveries if one.keeps_on_disk][:1]
-        self._deliveries = deliveries
+        self._deliveries = list(deliveries)
         self._visibility = visibility
+        self._features = set(features)
+        self._counted: list[Counted] = []
         self._begin_life()
-        self.local: LocalUsage
+        self._is_lost = False
+        self._uncounted: deque[_Event] = deque(maxlen=MOST_REMEMBERED)
         self._folder: Folder | None = None
         self._in_memory: Folder | None = None
         self._held_by: int | None = None
-        self._features = frozenset(features)
+        self.ledger: Ledger
         opened = self._open(folder, self._begin)
-        self.counted = Counted(source, self.local, clock=clock, catalog_file=_catalog_file(opened))
         self._path = opened.path
         if opened.path is not None:
             self.wake()
         _living.add(self)
+
+    def add(self, source: CountSource, name: str = "") -> Counted:
+        """Count by the answers of OpenMeter to one key, too. ``name``: of a file for how events count."""
+        local = LocalUsage(self.ledger, self.wake)
+        local.watch(self._features)
+        catalog = None if self._path is None else self._path / f"catalog{name and '-'}{name}.json"
+        recall(catalog, local)
+        if self._uncounted:
+            local.spend(self._uncounted)
+            self._uncounted.clear()
+        counted = Counted(source, local, clock=self._clock, catalog_file=catalog)
+        self._counted.append(counted)
+        return counted
+
+    def include(self, delivery: Delivery) -> None:
+        """This one, too, sends what is counted; from before it is started."""
+        self._deliveries.append(delivery)
+
+    def watch(self, features: Iterable[str]) -> None:
+        """Count for these features, too, whatever key an event is recorded with."""
+        self._features.update(features)
+        for counted in self._counted:
+            counted.local.watch(features)
+
+    @property
+    def local(self) -> LocalUsage:
+        """What counts events of a key by which nothing is asked: as for the first by which something is."""
+        return self._counted[0].local
 
     def wake(self) -> None:
         """Begin to tend; until there is nothing more to say, or `close`."""
@@ -88,7 +120,8 @@ class Counting:
     def close(self) -> None:
         """Leave the count to the other processes."""
         self._tending.close()
-        self.counted.close()
+        for counted in self._counted:
+            counted.close()
         if self._folder is not None:
             self._folder.close()
 
@@ -100,10 +133,11 @@ class Counting:
 
     def _tend(self) -> bool:
         now = self._clock()
-        ledger = self.local.ledger
+        ledger = self.ledger
         try:
             if now - self._looked_at >= DEAD_SECONDS:
                 self._looked_at = now
+                self._say_if_lost(ledger.folder)
                 self._left_behind = self._left_behind and not self._inherited()
                 ledger.tend_the_dead(self._mark_unsent)
             more = ledger.tend(left_behind=self._left_behind)
@@ -111,6 +145,15 @@ class Counting:
             _log.warning("the local count cannot be tended: %s", failure)
             more = True
         return more
+
+    def _say_if_lost(self, folder: Folder) -> None:
+        if not self._is_lost and folder.is_lost():
+            self._is_lost = True
+            _log.error(
+                "%s was removed while it was in use: processes that start from now on do not see what this one counts. "
+                "Restart the gateway, so that limits hold for all of them together.",
+                folder.path,
+            )
 
     def _open(self, path: Path | None, begin: Callable[[Folder], None]) -> Folder:
         if path is not None and can_share():
@@ -127,32 +170,43 @@ class Counting:
 
     def _begin(self, folder: Folder) -> None:
         """Count in this folder. Where it is new, nobody else can open it before this is over."""
-        self.local = LocalUsage(self._ledger_of(folder), self.wake)
-        self.local.watch(self._features)
-        recall(_catalog_file(folder), self.local)
-        if folder.is_new:
-            self._count_what_is_unsent()
-
-    def _ledger_of(self, folder: Folder) -> Ledger:
         deliveries = self._deliveries
         watermark = Watermark(lambda: [(one.recorded, one.settled) for one in deliveries])
-        ledger = Ledger(folder, watermark, self._clock, visibility=self._visibility)
+        self.ledger = Ledger(folder, watermark, self._clock, visibility=self._visibility)
         self._folder = folder
-        self._lock = ledger.lock
-        self._tending = Tending(self._tend, ledger.lock, TEND_SECONDS)
-        return ledger
+        self._lock = self.ledger.lock
+        self._tending = Tending(self._tend, self._lock, TEND_SECONDS)
+        self._count_by(self.ledger)
+        if folder.is_new:
+            self._count_what_is_unsent(folder)
+
+    def _count_by(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        for counted in self._counted:
+            counted.local.move_to(ledger)
 
     def _mark_unsent(self) -> Callable[[], bool]:
         questions = [spool.mark_unsent() for spool in self._spools]
         return lambda: all(question() for question in questions)
 
-    def _count_what_is_unsent(self) -> None:
-        """After the machine started: what is still in the spool is in no answer of OpenMeter, whoever recorded it."""
+    def _count_what_is_unsent(self, folder: Folder) -> None:
+        """After the machine started: what is still in the spool is in no answer of OpenMeter, whoever recorded it.
+
+        How it counts an earlier process has learnt, with any key; else it waits until this one has.
+        """
+        local = LocalUsage(self.ledger)
+        local.watch(self._features)
+        for catalog in sorted(folder.path.glob("catalog*.json")) if folder.path is not None else ():
+            recall(catalog, local)
         number = 0
         try:
             for spool in self._spools:
                 for line in spool.unsent_events():
-                    self.local.spend((_read_event(line),))
+                    event = _read_event(line)
+                    if local.knows:
+                        local.spend((event,))
+                    else:
+                        self._uncounted.append(event)
                     number += 1
         except (OSError, msgspec.DecodeError) as failure:
             _log.warning("not all unsent events could be counted: %s", failure)
@@ -176,28 +230,22 @@ class Counting:
         self._held_by = None
         inherited, self._folder = self._folder, None
         if inherited is not None:
-            ledger = self.local.ledger
-            ledger.lock = threading.RLock()
-            ledger.abandon()
+            self.ledger.lock = threading.RLock()
+            self.ledger.abandon()
             inherited.close()
             self._in_memory = inherited if inherited.path is None else None
-        self.local.ledger = cast(Ledger, _Unopened(self._open_again))
+        self._count_by(cast(Ledger, _Unopened(self._open_again)))
 
     def _open_again(self) -> Ledger:
         """In a forked child. What was counted in memory was copied by the fork, and goes on there."""
         self._begin_life()
         if self._in_memory is not None:
             self._in_memory.forget_parent()
-            self._begin_again(self._in_memory)
+            self._begin(self._in_memory)
         else:
-            self._open(self._path, self._begin_again)
+            self._open(self._path, self._begin)
         self.wake()
-        return self.local.ledger
-
-    def _begin_again(self, folder: Folder) -> None:
-        self.local.move_to(self._ledger_of(folder))
-        if folder.is_new:
-            self._count_what_is_unsent()
+        return self.ledger
 
 
 class _Unopened:
@@ -237,7 +285,3 @@ def _after_fork_in_child() -> None:
 os.register_at_fork(
     before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
 )
-
-
-def _catalog_file(folder: Folder) -> Path | None:
-    return None if folder.path is None else folder.path / "catalog.json"

@@ -45,14 +45,15 @@ class Metering:
     ``now_ms`` gives the time of an event, milliseconds since 1970 UTC.
     """
 
-    __slots__ = ("_armed", "_holds", "_now_ms", "_runtime", "_settled", "request_id")
+    __slots__ = ("_armed", "_now_ms", "_runtime", "_settled", "holds", "request_id")
 
     def __init__(self, request_id: str, now_ms: Callable[[], int] | None = None) -> None:
         self.request_id = request_id
         self._now_ms = now_ms
         self._runtime: tuple[Meter, ...] = ()
         self._armed: list[tuple[Engine, str | None, str]] = []
-        self._holds: tuple[Hold, ...] = ()
+        self.holds: tuple[Hold, ...] = ()
+        """What is held for this request, for the next policy's `Engine.admit`."""
         self._settled = False
 
     def set_meters(self, meters: Any) -> None:
@@ -84,11 +85,11 @@ class Metering:
         """Meter this request by that engine's policy, whose `admit` has let it in and holds this for it."""
         self._armed.append((engine, subject, route))
         if hold is not None:
-            self._holds = (*self._holds, hold)
+            self.holds = (*self.holds, hold)
 
     def release(self) -> None:
         """Give back what is held for this request: its cost is counted, or it costs nothing. Once it has ended."""
-        holds, self._holds = self._holds, ()
+        holds, self.holds = self.holds, ()
         for hold in holds:
             hold.release()
 
@@ -131,7 +132,7 @@ class Metering:
         try:
             return self._record(status) if self._armed else _NOTHING
         finally:
-            if self._holds:
+            if self.holds:
                 self.release()
 
     def _record(self, status: int) -> tuple[Future[None], ...]:

@@ -26,6 +26,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
@@ -57,6 +58,15 @@ DENIAL_SECONDS = 1.0
 MOST_SUBJECTS = 200_000
 MOST_IN_FLIGHT = 4096
 MOST_QUEUED = 20_000
+
+
+class _Wanted(NamedTuple):
+    """What a request wants to be let in for."""
+
+    subject: str
+    features: tuple[str, ...]
+    check: EntitlementCheck
+    beside: tuple[Hold, ...]
 
 
 class Entitlements:
@@ -116,11 +126,18 @@ class Entitlements:
         """The budget of this process: its share of ``max_reads_per_second``."""
         return self._flights.budget.rate
 
-    def decide(self, subject: str, features: tuple[str, ...], check: EntitlementCheck) -> Decision | None:
+    def decide(
+        self,
+        subject: str,
+        features: tuple[str, ...],
+        check: EntitlementCheck,
+        beside: tuple[Hold, ...] = (),
+    ) -> Decision | None:
         """The decision, where it needs no waiting; else None: await ``ask``. Call it on the event loop.
 
         Args:
             features: the feature keys that are all needed; best the same tuple each time.
+            beside: what is held for the same request already. Of that it holds only what is more.
         """
         snapshot = self._snapshot_of(subject)
         now = self._clock()
@@ -129,13 +146,19 @@ class Entitlements:
                 if not snapshot.ceilings:
                     self._granted += 1
                     return GRANTED
-                return self._hold(GRANTED, subject, snapshot, features, check, now)
+                return self._hold(GRANTED, _Wanted(subject, features, check, beside), snapshot, now)
             decision = decide(snapshot, features, check, now=now)
             if decision.allowed or now - snapshot.fresh_from < DENIAL_SECONDS:
-                return self._settle(decision, subject, snapshot, features, check, now)
-        return self._decide_without_fresh(snapshot, subject, features, check, now)
+                return self._settle(decision, _Wanted(subject, features, check, beside), snapshot, now)
+        return self._decide_without_fresh(snapshot, _Wanted(subject, features, check, beside), now)
 
-    async def ask(self, subject: str, features: tuple[str, ...], check: EntitlementCheck) -> Decision:
+    async def ask(
+        self,
+        subject: str,
+        features: tuple[str, ...],
+        check: EntitlementCheck,
+        beside: tuple[Hold, ...] = (),
+    ) -> Decision:
         """The decision, after at most ``check.timeout_seconds``. Never raises but for the caller's
         cancellation.
 
@@ -143,24 +166,25 @@ class Entitlements:
         way waits for the next one, which all who wait share. Where the budget has none, the last answer serves.
         """
         deadline = asyncio.get_running_loop().time() + check.timeout_seconds
+        wanted = _Wanted(subject, features, check, beside)
         arrived = self._clock()
         snapshot = self._snapshot_of(subject)
-        while snapshot is None or not self._serves(snapshot, arrived, features, check):
+        while snapshot is None or not self._serves(snapshot, arrived, wanted):
             now = self._clock()
             usable = snapshot is not None and now - snapshot.asked_at < check.max_stale_seconds
-            flight = self._seek(subject, snapshot if usable else None, features, check, now)
+            flight = self._seek(snapshot if usable else None, wanted, now)
             if flight is None:
-                return self._make_do(snapshot, subject, features, check)
+                return self._make_do(snapshot, wanted)
             if snapshot is not None and usable and flight.deferred:
-                deferred = self._defer(subject, snapshot, features, check, now)
+                deferred = self._defer(wanted, snapshot, now)
                 if deferred is not None:
                     return deferred
             if not await self._flights.landed(flight, deadline):
-                return self._make_do(self._snapshot_of(subject), subject, features, check)
+                return self._make_do(self._snapshot_of(subject), wanted)
             snapshot = flight.snapshot
         if self._counted is not None and snapshot.ceilings and check.mode == "enforce":
-            snapshot = await self._make_sure(self._counted, subject, snapshot, features, check, deadline)
-        return self._judge(subject, snapshot, features, check, self._clock())
+            snapshot = await self._make_sure(self._counted, wanted, snapshot, deadline)
+        return self._judge(wanted, snapshot, self._clock())
 
     async def check(self, subject: str, features: tuple[str, ...], check: EntitlementCheck) -> Decision:
         """What would be decided now, without letting anybody in: nothing is held."""
@@ -182,6 +206,11 @@ class Entitlements:
             return self._counted.left(snapshot, feature)
         value = snapshot.feature(feature)
         return None if value is None else value.balance
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the local count decides, too."""
+        return self._counted is not None
 
     def count_by(self, counted: Counted) -> None:
         """Let the local count decide too, and hold what requests may cost."""
@@ -233,15 +262,11 @@ class Entitlements:
     # --- deciding
 
     def _decide_without_fresh(
-        self,
-        snapshot: Snapshot | None,
-        subject: str,
-        features: tuple[str, ...],
-        check: EntitlementCheck,
-        now: float,
+        self, snapshot: Snapshot | None, wanted: _Wanted, now: float
     ) -> Decision | None:
+        subject, features, check, _ = wanted
         if self._flights.leads_nowhere(subject, now):
-            return self._make_do(snapshot, subject, features, check)
+            return self._make_do(snapshot, wanted)
         if snapshot is None or now - snapshot.asked_at >= check.max_stale_seconds:
             return None
         granted = features in snapshot.granted or grants(snapshot, features)
@@ -251,50 +276,30 @@ class Entitlements:
             return None
         if flight is None:
             self._refreshes += 1
-            self._seek(subject, snapshot, features, check, now)
+            self._seek(snapshot, wanted, now)
         elif not granted:
             self._flights.hasten(flight)
         if not serves:
-            return self._defer(subject, snapshot, features, check, now)
-        decision = decide(snapshot, features, check, now=now)
-        return self._settle(decision, subject, snapshot, features, check, now)
+            return self._defer(wanted, snapshot, now)
+        return self._settle(decide(snapshot, features, check, now=now), wanted, snapshot, now)
 
-    def _judge(
-        self, subject: str, snapshot: Snapshot, features: tuple[str, ...], check: EntitlementCheck, now: float
-    ) -> Decision:
+    def _judge(self, wanted: _Wanted, snapshot: Snapshot, now: float) -> Decision:
         """Decide on a snapshot that may serve, whatever the local count says of it."""
-        decision = self._settle(
-            decide(snapshot, features, check, now=now), subject, snapshot, features, check, now, last=True
-        )
-        return decision or decide_without_answer(features, check, retry_after=1.0)
+        decision = decide(snapshot, wanted.features, wanted.check, now=now)
+        settled = self._settle(decision, wanted, snapshot, now, last=True)
+        return settled or decide_without_answer(wanted.features, wanted.check, retry_after=1.0)
 
     def _settle(
-        self,
-        decision: Decision,
-        subject: str,
-        snapshot: Snapshot,
-        features: tuple[str, ...],
-        check: EntitlementCheck,
-        now: float,
-        *,
-        last: bool = False,
+        self, decision: Decision, wanted: _Wanted, snapshot: Snapshot, now: float, *, last: bool = False
     ) -> Decision | None:
         """Remember what may serve for many, take what the request may cost, and count. None as for `_hold`."""
-        self._flights.confirmations.need(features)
+        self._flights.confirmations.need(wanted.features)
         if decision is GRANTED:
-            self._snapshots.remember_grant(snapshot, features)
-        return self._hold(decision, subject, snapshot, features, check, now, last=last)
+            self._snapshots.remember_grant(snapshot, wanted.features)
+        return self._hold(decision, wanted, snapshot, now, last=last)
 
     def _hold(
-        self,
-        decision: Decision,
-        subject: str,
-        snapshot: Snapshot,
-        features: tuple[str, ...],
-        check: EntitlementCheck,
-        now: float,
-        *,
-        last: bool = False,
+        self, decision: Decision, wanted: _Wanted, snapshot: Snapshot, now: float, *, last: bool = False
     ) -> Decision | None:
         """The decision with what is held for the request, or the denial where the local count leaves nothing.
 
@@ -304,7 +309,8 @@ class Entitlements:
         counted = self._counted
         if counted is None or not snapshot.ceilings or not decision.allowed or decision.shadowed:
             return self._count(decision)
-        held = counted.take(snapshot, features, check)
+        subject, features, check, beside = wanted
+        held = counted.take(snapshot, features, check, beside)
         if isinstance(held, Hold):
             return self._count(Decision(True, decision.reason, age=decision.age, hold=held))
         sure = counted.is_sure(subject, snapshot, held.feature, check)
@@ -314,23 +320,20 @@ class Entitlements:
         self._used_up += 1
         return self._count(decide_used_up(snapshot, held.feature, check, now=now))
 
-    def _defer(
-        self, subject: str, snapshot: Snapshot, features: tuple[str, ...], check: EntitlementCheck, now: float
-    ) -> Decision | None:
+    def _defer(self, wanted: _Wanted, snapshot: Snapshot, now: float) -> Decision | None:
         """Decide on a usable snapshot because the budget has no read for it now. None as for `_hold`."""
-        decision = decide(snapshot, features, check, now=now, stale=True)
-        settled = self._hold(decision, subject, snapshot, features, check, now)
+        decision = decide(snapshot, wanted.features, wanted.check, now=now, stale=True)
+        settled = self._hold(decision, wanted, snapshot, now)
         self._deferred += settled is not None
         return settled
 
-    def _make_do(
-        self, snapshot: Snapshot | None, subject: str, features: tuple[str, ...], check: EntitlementCheck
-    ) -> Decision:
+    def _make_do(self, snapshot: Snapshot | None, wanted: _Wanted) -> Decision:
         """Decide without asking: on the last answer, or as ``onError`` says."""
+        subject, features, check, _ = wanted
         now = self._clock()
         if snapshot is not None and now - snapshot.asked_at < check.max_stale_seconds:
             decision = decide(snapshot, features, check, now=now, stale=True)
-            settled = self._hold(decision, subject, snapshot, features, check, now, last=True)
+            settled = self._hold(decision, wanted, snapshot, now, last=True)
             if settled is not None:
                 return settled
         wait = self._flights.wait(subject, now)
@@ -342,45 +345,33 @@ class Entitlements:
 
     # --- asking
 
-    def _serves(
-        self, snapshot: Snapshot, arrived: float, features: tuple[str, ...], check: EntitlementCheck
-    ) -> bool:
+    def _serves(self, snapshot: Snapshot, arrived: float, wanted: _Wanted) -> bool:
         """Whether an answer is fresh, and its balances, too, where the local count leaves nothing of them."""
-        if not _is_fresh(snapshot, arrived, features, check):
+        if not _is_fresh(snapshot, arrived, wanted.features, wanted.check):
             return False
-        if arrived - snapshot.balances_at < DENIAL_SECONDS or check.mode == "shadow":
+        if arrived - snapshot.balances_at < DENIAL_SECONDS or wanted.check.mode == "shadow":
             return True
-        return self._counted is None or not self._counted.lacks(snapshot, features, check)
+        counted = self._counted
+        return counted is None or not counted.lacks(snapshot, wanted.features, wanted.check, wanted.beside)
 
     async def _make_sure(
-        self,
-        counted: Counted,
-        subject: str,
-        snapshot: Snapshot,
-        features: tuple[str, ...],
-        check: EntitlementCheck,
-        deadline: float,
+        self, counted: Counted, wanted: _Wanted, snapshot: Snapshot, deadline: float
     ) -> Snapshot:
         async def read_again() -> Snapshot | None:
-            flight = self._seek(subject, snapshot, features, check, self._clock())
+            flight = self._seek(snapshot, wanted, self._clock())
             found = flight is not None and await self._flights.landed(flight, deadline)
             return flight.snapshot if flight is not None and found else None
 
+        subject, features, check, beside = wanted
         try:
             async with asyncio.timeout_at(deadline):
-                return await counted.make_sure(subject, snapshot, features, check, read_again)
+                return await counted.make_sure(subject, snapshot, features, check, read_again, beside)
         except TimeoutError:
             return snapshot
 
-    def _seek(
-        self,
-        subject: str,
-        usable: Snapshot | None,
-        features: tuple[str, ...],
-        check: EntitlementCheck,
-        now: float,
-    ) -> Flight | None:
+    def _seek(self, usable: Snapshot | None, wanted: _Wanted, now: float) -> Flight | None:
         """A read of this subject, as urgent as what is known of it makes it; ``usable`` None: nothing is."""
+        subject, features, _, _ = wanted
         if usable is None:
             return self._flights.seek(subject, Urgency.UNKNOWN, now, alone=True)
         changed = usable.fresh_from < usable.asked_at

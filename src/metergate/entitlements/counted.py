@@ -101,13 +101,14 @@ class Counted:
         features: tuple[str, ...],
         check: EntitlementCheck,
         read_again: Callable[[], Awaitable[Snapshot | None]],
+        beside: tuple[Hold, ...] = (),
     ) -> Snapshot:
         """An answer that the local count leaves nothing of is not denied on before it is known whether the limit is
         soft, and, where that can be known in time, whether the answer holds what was recorded here.
 
         Waits; the caller sees to it that it does not do so for too long.
         """
-        while isinstance(held := self.take(snapshot, features, check), UsedUp):
+        while isinstance(held := self.take(snapshot, features, check, beside), UsedUp):
             if await self._terms.soft.find_out(subject, held.feature):
                 snapshot.ceilings = tuple(one for one in snapshot.ceilings if one.feature != held.feature)
                 continue
@@ -151,9 +152,15 @@ class Counted:
 
     # --- deciding
 
-    def take(self, snapshot: Snapshot, features: tuple[str, ...], check: EntitlementCheck) -> Hold | UsedUp:
-        """Hold what a request may cost, or say of what there is not enough left."""
-        return self.local.take(snapshot.ceilings, features, _reserves(features, check))
+    def take(
+        self,
+        snapshot: Snapshot,
+        features: tuple[str, ...],
+        check: EntitlementCheck,
+        beside: tuple[Hold, ...] = (),
+    ) -> Hold | UsedUp:
+        """Hold what a request may cost, or say of what there is not enough left; see `LocalUsage.take`."""
+        return self.local.take(snapshot.ceilings, features, _reserves(features, check), beside)
 
     def left(self, snapshot: Snapshot, feature: str) -> float | None:
         """What is left of a feature's balance as of now; None where it has none."""
@@ -163,11 +170,17 @@ class Counted:
         value = snapshot.feature(feature)
         return None if value is None else value.balance
 
-    def lacks(self, snapshot: Snapshot, features: tuple[str, ...], check: EntitlementCheck) -> bool:
+    def lacks(
+        self,
+        snapshot: Snapshot,
+        features: tuple[str, ...],
+        check: EntitlementCheck,
+        beside: tuple[Hold, ...] = (),
+    ) -> bool:
         """Whether there is not enough left for a request, as of now."""
         if not snapshot.ceilings:
             return False
-        held = self.take(snapshot, features, check)
+        held = self.take(snapshot, features, check, beside)
         if isinstance(held, UsedUp):
             return True
         held.release()

@@ -26,7 +26,8 @@ the highest of the time before, as far as either may be missing in OpenMeter's a
 CELL = 8
 HEAD = 512
 """The numbers before the cells: pairs of a ring, then how many were ever written to it."""
-RING = 32
+RING = 240
+"""Pairs. Enough for processes that take OpenMeter for differently slow: a ring reaches back 15 times as long."""
 _WRITTEN = 2 * RING
 
 NEVER = float("-inf")
@@ -106,6 +107,12 @@ class Column:
         numbers[cell + MARKED] = marked
         numbers[cell + FLOOR] = floor
         numbers[cell + VERSION] += 1
+
+    # --- what everybody does
+
+    def forget_recent(self, place: int) -> None:
+        """The place goes to somebody else, whose events cost something else."""
+        self.numbers[HEAD + CELL * place + RECENT] = 0.0
 
     # --- what everybody reads
 

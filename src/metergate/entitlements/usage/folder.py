@@ -11,20 +11,22 @@ Without a folder everything is in this process's memory, and so is the count.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
+import logging
 import mmap
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 from metergate.entitlements.usage import column, places
 from metergate.entitlements.usage.column import Column
-from metergate.entitlements.usage.places import MOST_PLACES, Places
+from metergate.entitlements.usage.places import MOST_COLUMNS, MOST_PLACES, Places
+
+_log = logging.getLogger("metergate.entitlements")
 
 TABLE = "places"
 LAYOUT = 2
-MOST_COLUMNS = 256
 ROOM = 4096
 """Places that a column gets room for at a time."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -56,6 +58,7 @@ class Folder:
         self.is_new = True
         """Whether nothing was counted in it before."""
         self._room = most_places
+        self._identity = 0, 0
         if path is None:
             words = own_memory(places.bytes_for(most_places))
             self.columns = [Column(own_memory(column.bytes_for(most_places)).cast("d"))]
@@ -68,13 +71,9 @@ class Folder:
         self._lock_file = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         with self._locked():
             self.is_new = _forget_other_boots(path, most_places)
-            table = self._map(path / TABLE, places.bytes_for(most_places), allocate=True)
-            self.places = Places(table.cast("Q"), most_places, self._locked)
+            self._open_table(path / TABLE)
             self.columns = []
-            self._room = 0
             self.own = self._take_column(path)
-            if not self.make_room(0):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             begin(self)
             if self.is_new:
                 (path / "boot").write_text(_boot(most_places), encoding="ascii")
@@ -86,18 +85,29 @@ class Folder:
             self.columns.append(Column(numbers.cast("d")))
 
     def make_room(self, place: int) -> bool:
-        """See to it that this process may write its cell of a place; False where the disk is full.
+        """See to it that a place's cells may be read and written, in the columns of all; False where the disk is full.
 
-        A write into a mapped file that the disk has no room for would end the process.
+        A look into a mapped file that the disk has no room for would end the process.
         """
         if place >= self._room:
-            room = min((place // ROOM + 1) * ROOM, self._most)
+            room = self._room_for(place)
             try:
-                os.posix_fallocate(self._files[0], 0, column.bytes_for(room))
+                for number in range(self.places.columns):
+                    self._allocate(number, room)
             except OSError:
                 return False
             self._room = room
         return True
+
+    def is_lost(self) -> bool:
+        """Whether the files that this process uses are not those that others would open."""
+        if self.path is None:
+            return False
+        try:
+            found = (self.path / TABLE).stat()
+        except OSError:
+            return True
+        return (found.st_dev, found.st_ino) != self._identity
 
     @contextlib.contextmanager
     def borrowed(self, number: int) -> Iterator[bool]:
@@ -105,7 +115,11 @@ class Folder:
         if self.path is None or number == self.own:
             yield False
             return
-        file = os.open(self.path / f"column-{number}", os.O_RDWR)
+        try:
+            file = os.open(self.path / f"column-{number}", os.O_RDWR)
+        except FileNotFoundError:  # see `is_lost`
+            yield False
+            return
         try:
             yield _try_lock(file)
         finally:
@@ -125,19 +139,42 @@ class Folder:
         self.columns[self.own].drop_held(len(self.places))
         self.is_new = False
 
+    def _open_table(self, path: Path) -> None:
+        """The table of places; made anew where it cannot be one. The folder's lock is held."""
+        for _ in range(2):
+            table = self._map(path, places.bytes_for(self._most), allocate=True)
+            self.places = Places(table.cast("Q"), self._most, self._locked)
+            if self.places.is_sound():
+                break
+            _log.error("%s is damaged: usage is counted anew", path)
+            self.is_new = _forget(path.parent)
+        found = path.stat()
+        self._identity = found.st_dev, found.st_ino
+
     def _take_column(self, path: Path) -> int:
         """A column that nobody has, or a new one. The folder's lock is held."""
         for number in range(MOST_COLUMNS):
-            name = path / f"column-{number}"
-            file = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
+            file = os.open(path / f"column-{number}", os.O_RDWR | os.O_CREAT, 0o600)
             if _try_lock(file):
                 self._files.append(file)
+                self._room = self._room_for(max(len(self.places) - 1, 0))
+                self._allocate(number, self._room)  # before others know of it, and read it
                 self.places.columns = max(self.places.columns, number + 1)
                 self.refresh()
                 self.columns[number].drop_held(len(self.places))
                 return number
             os.close(file)
         raise OSError(f"{path} is in use by {MOST_COLUMNS} processes")
+
+    def _room_for(self, place: int) -> int:
+        return min((place // ROOM + 1) * ROOM, self._most)
+
+    def _allocate(self, number: int, room: int) -> None:
+        file = os.open(cast(Path, self.path) / f"column-{number}", os.O_RDWR)
+        try:
+            os.posix_fallocate(file, 0, column.bytes_for(room))
+        finally:
+            os.close(file)
 
     def _map(self, path: Path, length: int, *, allocate: bool = False) -> memoryview:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -181,6 +218,10 @@ def _forget_other_boots(path: Path, most: int) -> bool:
     boot = path / "boot"
     if boot.exists() and boot.read_text(encoding="ascii", errors="replace") == _boot(most):
         return False
+    return _forget(path)
+
+
+def _forget(path: Path) -> bool:
     for old in (path / TABLE, *path.glob("column-*")):
         old.unlink(missing_ok=True)
     return True

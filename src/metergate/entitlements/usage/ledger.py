@@ -25,7 +25,10 @@ from metergate.entitlements.usage.watermark import Watermark
 IDLE_SECONDS = 600.0
 """A place that nobody used for so long may be given to somebody else once all are taken."""
 _STEPS = 16
-"""Parts of ``visibility`` in which it is known what was acknowledged when."""
+"""Parts of ``visibility`` in which it is known what was acknowledged when; none shorter than `_SHORTEST`."""
+_SHORTEST = 0.03
+MOST = 2.0**46
+"""What one event counts for, or one request holds, at most: sums stay exact far beyond."""
 
 
 class Ledger:
@@ -73,12 +76,12 @@ class Ledger:
         """Count what is about to be recorded. Before the event is written anywhere."""
         if cost > 0:
             self._spent_at = now = self._clock()
-            self._own.spend(place.number, cost, now, self._seen, self.visibility / _STEPS)
+            self._own.spend(place.number, min(cost, MOST), now, self._seen, self._spacing())
 
     def reach(self, place: Place, level: float) -> None:
         """Count a level that is about to be recorded: a value that does not add to others."""
         self._spent_at = now = self._clock()
-        self._own.reach(place.number, level, now, self._seen, self.visibility / _STEPS)
+        self._own.reach(place.number, level, now, self._seen, self._spacing())
 
     def now(self) -> float:
         """The time by which everything is counted."""
@@ -90,7 +93,8 @@ class Ledger:
 
     def hold(self, place: Place, amount: float) -> None:
         """Hold an amount for a request; a negative one gives it back."""
-        self._own_numbers[HEAD + CELL * place.number + HELD] += amount
+        cell = HEAD + CELL * place.number + HELD
+        self._own_numbers[cell] = max(self._own_numbers[cell] + amount, 0.0)
 
     def recent(self, place: Place) -> float:
         """What the last event cost that this process recorded here; 0 where there was none."""
@@ -110,25 +114,27 @@ class Ledger:
         )
         return max(levels)
 
-    def take(self, place: Place, amount: float, ceiling: float, *, whole: bool) -> bool:
+    def take(self, place: Place, amount: float, ceiling: float, *, whole: bool, own: float = 0.0) -> bool:
         """Hold an amount if there is enough: all of it where ``whole``, else anything at all.
 
-        ``ceiling``: a balance and its base together. First it holds and then it looks, so of two processes
-        that want the last unit at the same time at least one sees the other.
+        ``ceiling``: a balance and its base together. ``own``: what the same request holds of it already; then it holds
+        what is more. First it holds and then it looks, so of two processes that want the last unit at the same time at
+        least one sees the other.
         """
         cell = HEAD + CELL * place.number
-        own = self._own_numbers
-        own[cell + HELD] += amount
+        numbers = self._own_numbers
+        more = amount - own if amount > own else 0.0
+        numbers[cell + HELD] += more
         with self._fence:  # the processor, too, has to write before it reads
             pass
         if self._words[COLUMNS] != len(self._numbers):
             self._columns()
         committed = 0.0
-        for numbers in self._numbers:
-            committed += numbers[cell] + numbers[cell + HELD]
-        if (committed <= ceiling) if whole else (committed - amount < ceiling):
+        for each in self._numbers:
+            committed += each[cell] + each[cell + HELD]
+        if (committed <= ceiling) if whole else (committed - own - more < ceiling):
             return True
-        own[cell + HELD] -= amount
+        numbers[cell + HELD] -= more
         return False
 
     def is_current(self, place: Place) -> bool:
@@ -158,10 +164,19 @@ class Ledger:
 
     def place(self, subject: str, feature: str) -> Place | None:
         """The place of this feature of this subject; None where there is no room for another."""
-        place = self.folder.places.find(subject, feature) or self.folder.places.add(
-            subject, feature, self._idle
-        )
-        return place if place is not None and self.folder.make_room(place.number) else None
+        place = self.folder.places.find(subject, feature)
+        is_new = place is None
+        if place is None:
+            place = self.folder.places.add(subject, feature, self._idle)
+        if place is None or not self.folder.make_room(place.number):
+            return None
+        if is_new:
+            for column in self._columns():
+                column.forget_recent(place.number)
+        return place
+
+    def _spacing(self) -> float:
+        return max(self.visibility / _STEPS, _SHORTEST)
 
     def _columns(self) -> list[Column]:
         """Those of all processes, also of one that started just now."""
@@ -194,7 +209,7 @@ class Ledger:
             self._inherits = self._inherits and left_behind
             if self._inherits:
                 return True
-            self._own.publish(now, before, self.visibility / _STEPS)
+            self._own.publish(now, before, self._spacing())
             self._seen = self._own.seen(now - self.visibility)
             return self._seen <= self._spent_at
 
@@ -214,4 +229,4 @@ class Ledger:
                     self._left_behind[number] = mark_unsent()
                 if self._left_behind[number]():
                     now = self._clock()
-                    column.publish(now, now, self.visibility / _STEPS)
+                    column.publish(now, now, self._spacing())

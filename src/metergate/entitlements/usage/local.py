@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from metergate.entitlements.usage.costs import NONE, Costs, FeatureCost, Kind, read_costs
-from metergate.entitlements.usage.ledger import Ledger
+from metergate.entitlements.usage.ledger import MOST, Ledger
 from metergate.entitlements.usage.places import Place
 from metergate.openmeter.catalog import Catalog
 from metergate.openmeter.values import FeatureValue
@@ -72,6 +72,10 @@ class Hold:
 
     def __repr__(self) -> str:
         return f"<Hold {[amount for _, amount in self.parts]}>"
+
+    def of(self, ledger: Ledger, place: Place) -> float:
+        """What is held there."""
+        return sum(amount for held, amount in self.parts if held == place) if ledger is self._ledger else 0.0
 
     def release(self) -> None:
         """Give back what is held; calling it again does nothing."""
@@ -185,13 +189,15 @@ class LocalUsage:
             for event in events:
                 for cost in self._costs.of(event.type):
                     if cost.is_constant:
-                        self._spend(event.subject, cost.feature, 1.0)
+                        place = self._place(event.subject, cost.feature, cost.kind)
+                        if place is not None:
+                            self.ledger.spend(place, 1.0)
                     elif cost.counts(event.data):
                         self._spend_by(cost, event)
                     self._wake()
 
     def _spend_by(self, cost: FeatureCost, event: Recorded) -> None:
-        place = self._place(event.subject, cost.feature)
+        place = self._place(event.subject, cost.feature, cost.kind)
         if place is None:
             return
         if cost.kind == "flow":
@@ -200,11 +206,6 @@ class LocalUsage:
             self.ledger.reach(place, cost.amount(event.data))
         elif (key := cost.key(event.data)) is not None and self._is_new(place, key):
             self.ledger.spend(place, 1.0)
-
-    def _spend(self, subject: str, feature: str, cost: float) -> None:
-        place = self._place(subject, feature)
-        if place is not None:
-            self.ledger.spend(place, cost)
 
     def _is_new(self, place: Place, key: str) -> bool:
         """Whether a value costs: not while one that was recorded before is counted here."""
@@ -227,7 +228,7 @@ class LocalUsage:
         with self.lock:
             seen = self.ledger.seen()
             for feature, kind in self._costs.kinds.items():
-                place = self._place(subject, feature)
+                place = self._place(subject, feature, kind)
                 if place is not None:
                     asked.append(Asked(feature, place, kind, self.ledger.base(place, seen), seen))
         return tuple(asked)
@@ -282,13 +283,18 @@ class LocalUsage:
     # --- deciding
 
     def take(
-        self, ceilings: Iterable[Ceiling], features: tuple[str, ...], reserves: Mapping[str, float]
+        self,
+        ceilings: Iterable[Ceiling],
+        features: tuple[str, ...],
+        reserves: Mapping[str, float],
+        beside: Iterable[Hold] = (),
     ) -> Hold | UsedUp:
         """Hold what a request may cost of each feature, or say which has not enough left. Nothing is left either
         where a place has gone to somebody else: OpenMeter has to be asked again.
 
         ``reserves``: what to hold, and what has to be left, by feature. Of others something has to be left, and
-        as much is held as the last event here cost, or 1.
+        as much is held as the last event here cost, or 1. ``beside``: what the same request holds already; only
+        what is more is held.
         """
         ledger = self.ledger
         hold = Hold(ledger)
@@ -298,13 +304,14 @@ class LocalUsage:
                 if feature not in features:
                     continue
                 reserve = reserves.get(feature)
-                amount = reserve or ledger.recent(place) or 1.0
+                amount = min(reserve or ledger.recent(place) or 1.0, MOST)
+                own = sum(other.of(ledger, place) for other in beside) if beside else 0.0
                 if not ledger.is_current(place):
                     enough = False
                 elif seen is not None:
                     enough = self.left(ceiling) > 0
-                elif enough := ledger.take(place, amount, most, whole=reserve is not None):
-                    hold.parts.append((place, amount))
+                elif enough := ledger.take(place, amount, most, whole=reserve is not None, own=own):
+                    hold.parts.append((place, max(amount - own, 0.0)))
                 if not enough:
                     hold.release()
                     return UsedUp(feature, self.left(ceiling))
@@ -334,12 +341,13 @@ class LocalUsage:
         with self.lock:
             return all(self.ledger.is_settled(place) for place in places)
 
-    def _place(self, subject: str, feature: str) -> Place | None:
-        key = subject, feature
+    def _place(self, subject: str, feature: str, kind: Kind) -> Place | None:
+        """Another one for another kind of count: what was counted of the one means nothing for the other."""
+        key = subject, feature if kind == "flow" else f"{feature} {kind}"
         place = self._places.get(key)
         if place is not None and self.ledger.is_current(place):
             return place
-        place = self.ledger.place(subject, feature)
+        place = self.ledger.place(*key)
         if place is None:
             self._crowd_out()
             return None

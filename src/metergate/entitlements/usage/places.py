@@ -18,7 +18,9 @@ MOST_PLACES = 1 << 19
 """Places of one OpenMeter: half a million features of subjects. 32 MiB of table, used up as places are."""
 
 _HEAD = 8
-_NEXT, _HAND, COLUMNS = range(3)
+_NEXT, _HAND, COLUMNS, _MAGIC = range(4)
+_IS_A_TABLE = 0x6D65746572676174
+MOST_COLUMNS = 256
 _FREE, _REMOVED = 0, 1
 _PLACE_BITS = 24
 _PLACE = (1 << _PLACE_BITS) - 1
@@ -55,16 +57,23 @@ class Places:
         self.bounds = Bounds(words[_HEAD + 6 * most : _HEAD + 8 * most])
 
     def __len__(self) -> int:
-        return int(self.words[_NEXT])
+        return min(int(self.words[_NEXT]), self.most)
 
     @property
     def columns(self) -> int:
         """How many columns there are; one word for all that every process has to look at."""
-        return int(self.words[COLUMNS])
+        return min(int(self.words[COLUMNS]), MOST_COLUMNS)
 
     @columns.setter
     def columns(self, number: int) -> None:
         self.words[COLUMNS] = number
+
+    def is_sound(self) -> bool:
+        """Whether this is a table of places, or is now: it was empty."""
+        words = self.words
+        if not any(words[:_HEAD]):
+            words[_MAGIC] = _IS_A_TABLE
+        return words[_MAGIC] == _IS_A_TABLE and words[_NEXT] <= self.most and words[COLUMNS] <= MOST_COLUMNS
 
     def find(self, subject: str, feature: str) -> Place | None:
         """The place of this feature of this subject, if it has one."""
@@ -96,7 +105,7 @@ class Places:
             word = words[_HEAD + 2 * entry]
             if word == first:
                 other = words[_HEAD + 2 * entry + 1]
-                if other & ~_PLACE == second:
+                if other & ~_PLACE == second and other & _PLACE < self.most:
                     place = Place(other & _PLACE, int(self.generations[other & _PLACE]))
                     # Taken away meanwhile? Then the generation may be that of whoever has it next.
                     return (place, entry) if words[_HEAD + 2 * entry] == first else (None, -1)

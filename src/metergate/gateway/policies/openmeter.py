@@ -40,7 +40,7 @@ class OpenMeterInboundPolicy:
 
     def __call__(self, request: Request, context: Context) -> InboundResult | Awaitable[InboundResult]:
         route = context.route.label if context.route is not None else ""
-        admission = self.engine.admit(request.user, route)
+        admission = self.engine.admit(request.user, route, context.metering.holds)
         if isinstance(admission, Admission):
             return self._answer(admission, request, context, route)
         return self._wait(admission, request, context, route)
