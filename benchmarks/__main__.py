@@ -46,6 +46,7 @@ def _sections(folder: Path, *, quick: bool) -> dict[str, Callable[[], Section]]:
     return {
         "forwarding": lambda: proxies.forwarding(folder, rounds, seconds),
         "streams": lambda: streams.first_bytes(folder, looks=10 if quick else 100),
+        "looking": lambda: streams.looking_along(rounds),
         "inside": lambda: inside.inside(folder, calls, rounds),
         "pieces": lambda: parts.pieces(folder, calls, rounds),
         "sending": lambda: parts.sending(folder, 10_000 if quick else 200_000, min(rounds, 3)),
