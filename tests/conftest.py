@@ -2,7 +2,15 @@
 a test that hangs is ended by pytest's timeout.
 """
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("metergate", deadline=None)
 settings.load_profile("metergate")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Property tests run without coverage: it takes them three times as long, and examples show the same lines."""
+    for item in items:
+        if item.get_closest_marker("hypothesis"):
+            item.add_marker("no_cover")

@@ -324,8 +324,8 @@ def _seed() -> int:
 
 
 @pytest.mark.timeout(240)
-def test_what_was_seen_complete_is_in_openmeter_exactly_once_through_ten_kills(stage: Stage) -> None:
-    _run(stage, Plan(kills=10, seed=_seed()))
+def test_what_was_seen_complete_is_in_openmeter_exactly_once_through_five_kills(stage: Stage) -> None:
+    _run(stage, Plan(kills=len(BLOCK), seed=_seed()))
 
 
 @pytest.mark.chaos

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.system.commands import Commands
 
 from metergate.delivery.dead_letters import DeadLetterFiles, new_letter
 from metergate.delivery.destination import describe, make_folder
@@ -47,16 +48,14 @@ KEY = {"OPENMETER_API_KEY": "x"}
 WHO = "def who(request, context):\n    return {'sub': request.user.sub, 'data': request.user.data}\n"
 
 
-def run(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """The command, run to its end."""
-    return subprocess.run(
-        metergate_command(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, **(env or {})},
-    )
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Run]:
+    """``run("check", "--json", env={…})``: the command, run to its end."""
+    with Commands() as commands:
+        yield commands.run
 
 
 def without(modules: tuple[str, ...], *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -91,7 +90,7 @@ def taken() -> Iterator[int]:
 # --- check
 
 
-def test_check_says_that_a_project_can_run(tmp_path):
+def test_check_says_that_a_project_can_run(run, tmp_path):
     done = run("check", "--project", QUICKSTART)
     assert done.returncode == 0
     assert "ready to run" in done.stdout.splitlines()[-1]
@@ -111,7 +110,7 @@ def wrong(tmp_path: Path) -> Path:
     return folder
 
 
-def test_check_says_every_error_with_its_file_and_path(wrong):
+def test_check_says_every_error_with_its_file_and_path(run, wrong):
     done = run("check", "--project", wrong, env=KEY)
     assert done.returncode == 2
     errors = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
@@ -125,7 +124,7 @@ def test_check_says_every_error_with_its_file_and_path(wrong):
     assert "3 errors, 2 warnings; it cannot start" in done.stdout.splitlines()[-1]
 
 
-def test_check_gives_the_same_as_json_whatever_the_project_s_code_prints(wrong):
+def test_check_gives_the_same_as_json_whatever_the_project_s_code_prints(run, wrong):
     done = run("check", "--project", wrong, "--json", env=KEY)
     assert done.returncode == 2
     findings = json.loads(done.stdout)
@@ -134,14 +133,14 @@ def test_check_gives_the_same_as_json_whatever_the_project_s_code_prints(wrong):
     assert all(finding["path"].startswith("$.") and finding["message"] for finding in findings)
 
 
-def test_under_strict_a_warning_is_an_error():
+def test_under_strict_a_warning_is_an_error(run):
     assert run("check", "--project", QUICKSTART, "--strict").returncode == 2
 
 
 # --- keys
 
 
-def test_a_key_is_printed_once_and_only_its_hash_is_kept(project):
+def test_a_key_is_printed_once_and_only_its_hash_is_kept(run, project):
     made = run("keys", "create", "acme", "--project", project, "--metadata", '{"plan": "gold"}')
     assert made.returncode == 0
     key = made.stdout.strip()
@@ -165,7 +164,7 @@ def test_a_key_is_printed_once_and_only_its_hash_is_kept(project):
     assert json.loads(run("keys", "list", "--project", project, "--json").stdout) == []
 
 
-def test_new_metadata_are_said_to_hold_for_the_other_keys_of_a_consumer_too(project):
+def test_new_metadata_are_said_to_hold_for_the_other_keys_of_a_consumer_too(run, project):
     run("keys", "create", "acme", "--project", project, "--metadata", '{"tenant": "t1"}')
     same = run("keys", "create", "acme", "--project", project, "--metadata", '{"tenant": "t1"}')
     other = run("keys", "create", "acme", "--project", project, "--metadata", '{"tenant": "t2"}')
@@ -175,7 +174,7 @@ def test_new_metadata_are_said_to_hold_for_the_other_keys_of_a_consumer_too(proj
     assert [row["metadata"] for row in rows] == [{"tenant": "t2"}] * 3
 
 
-def test_a_running_gateway_takes_a_new_key_and_refuses_a_revoked_one(project, gateway, call, eventually):
+def test_a_running_gateway_takes_a_new_key_and_refuses_a_revoked_one(run, project, gateway, call, eventually):
     server = gateway(project)
     assert call(server.url, "/who", key="mg_" + "x" * 43).status == 401
     key = create_key(project, "acme", {"plan": "gold"})
@@ -328,7 +327,7 @@ WRONG: dict[str, tuple[Callable[[Place], list[str | Path]], str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_said_in_one_line_with_what_to_do_and_status_2(name, tmp_path, taken, project):
+def test_what_is_wrong_is_said_in_one_line_with_what_to_do_and_status_2(run, name, tmp_path, taken, project):
     make, expected = WRONG[name]
     done = run(*make(Place(tmp_path, taken, project)))
     assert done.returncode == 2, done
@@ -339,7 +338,7 @@ def test_what_is_wrong_is_said_in_one_line_with_what_to_do_and_status_2(name, tm
     assert re.fullmatch(expected, said), said
 
 
-def test_a_gateway_that_could_not_keep_its_events_does_not_start(tmp_path):
+def test_a_gateway_that_could_not_keep_its_events_does_not_start(run, tmp_path):
     routes = {"/": {"get": route(forward("http://127.0.0.1:1"), inbound=["keys", "metered"])}}
     folder = write_project(tmp_path / "project", routes, [api_key_policy(), openmeter_policy()])
     (tmp_path / "file").touch()
@@ -355,10 +354,9 @@ def test_a_gateway_that_could_not_keep_its_events_does_not_start(tmp_path):
 
 
 def test_it_is_a_module_as_well():
-    command = [sys.executable, "-m", "metergate", "--version"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == run("--version").stdout
-    assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)
+    for command in (metergate_command("--version"), [sys.executable, "-m", "metergate", "--version"]):
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        assert re.fullmatch(r"\d+\.\d+\.\d+\n", done.stdout)
 
 
 @pytest.mark.parametrize(
@@ -518,7 +516,7 @@ def buried(metered: Path, tmp_path: Path, openmeter: Callable[..., Server]) -> t
     return store, spool
 
 
-def test_where_there_are_no_dead_letters_the_place_is_said_where_they_would_be(project):
+def test_where_there_are_no_dead_letters_the_place_is_said_where_they_would_be(run, project):
     spool = project / ".metergate" / "spool"
     for command in ("list", "redrive"):
         done = run("deadletters", command, "--project", project)
@@ -528,7 +526,7 @@ def test_where_there_are_no_dead_letters_the_place_is_said_where_they_would_be(p
 
 
 def test_dead_letters_are_listed_with_the_answer_and_sent_again_by_a_running_gateway(
-    buried, metered, gateway, eventually
+    run, buried, metered, gateway, eventually
 ):
     store, spool = buried
     env = {"METERGATE_SPOOL": str(spool)}

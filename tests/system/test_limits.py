@@ -34,10 +34,10 @@ def ask_until(call, gateway: Server, key: str, wanted: int, within: float = 15.0
     raise AssertionError(f"no {wanted} within {within} s: {answers}")
 
 
-@pytest.mark.parametrize(("workers", "clients", "delay"), [(1, 32, 1.0), (2, 64, 2.0)])
+@pytest.mark.parametrize(("workers", "clients", "delay"), [(1, 32, 0.5), (2, 64, 1.0)])
 def test_many_at_once_get_what_there_is_and_not_one_more(limited, workers, clients, delay):
     with limited(workers=workers, delay=delay) as (gateway, key, _):
-        report = asyncio.run(ask(gateway, key, clients, 3.5))
+        report = asyncio.run(ask(gateway, key, clients, delay + 1.5))
         result = outcome(report, QUOTA)
         assert (result.let_in, result.failed) == (QUOTA, 0)
 
@@ -46,9 +46,9 @@ def test_a_killed_worker_takes_nothing_of_the_count_with_it(limited):
     with limited(workers=2, delay=2.0) as (gateway, key, _):
 
         async def ask_and_kill():
-            asking = asyncio.create_task(ask(gateway, key, 16, 5.0))
+            asking = asyncio.create_task(ask(gateway, key, 16, 3.0))
             for _ in range(3):
-                await asyncio.sleep(0.8)
+                await asyncio.sleep(0.6)
                 await asyncio.to_thread(gateway.kill_worker)
             return await asking
 
@@ -58,17 +58,17 @@ def test_a_killed_worker_takes_nothing_of_the_count_with_it(limited):
 
 
 def test_an_outage_does_not_lift_a_limit(limited):
-    with limited(quota=3000, way=DENYING, workers=2, delay=0.5) as (gateway, key, openmeter):
-        let_in = asyncio.run(ask(gateway, key, 16, 0.5)).statuses[ALLOWED]
+    with limited(quota=1000, way=DENYING, workers=2, delay=0.5) as (gateway, key, openmeter):
+        let_in = asyncio.run(ask(gateway, key, 16, 0.1)).statuses[ALLOWED]
         openmeter.kill()
-        for _ in range(10):
-            report = asyncio.run(ask(gateway, key, 16, 2.0))
+        for _ in range(40):
+            report = asyncio.run(ask(gateway, key, 16, 0.5))
             let_in += report.statuses.get(ALLOWED, 0)
             if report.statuses.get(DENIED, 0):
                 break
         else:
             raise AssertionError("it was never asked for more than there is")
-        assert let_in <= 3000
+        assert let_in <= 1000
 
 
 def test_a_gateway_that_was_killed_in_an_outage_still_knows_what_it_let_in(limited, call):
@@ -80,7 +80,7 @@ def test_a_gateway_that_was_killed_in_an_outage_still_knows_what_it_let_in(limit
         gateway.kill()
         gateway.start()
         openmeter.restart()
-        report = asyncio.run(ask(gateway, key, 16, 5.0))
+        report = asyncio.run(ask(gateway, key, 16, 2.5))
         assert report.statuses.get(ALLOWED, 0) == QUOTA - 50
 
 
@@ -91,7 +91,7 @@ def test_a_top_up_is_seen_within_moments_by_who_is_denied(limited, call, issue_g
         began = time.monotonic()
         ask_until(call, gateway, key, ALLOWED, within=10.0)
         print(f"seen after {time.monotonic() - began:.2f} s")
-        report = asyncio.run(ask(gateway, key, 8, 4.0))
+        report = asyncio.run(ask(gateway, key, 8, 2.0))
         assert report.statuses.get(ALLOWED, 0) == 6
 
 
