@@ -14,8 +14,9 @@ from metergate.embedded.domain.cursors import Cursor
 from metergate.embedded.domain.filters import StringFilter
 from metergate.embedded.domain.moments import from_database
 from metergate.embedded.domain.time_filters import TimeFilter
+from metergate.embedded.store.database import Cursor as DatabaseCursor
 from metergate.embedded.store.database import Database, Row
-from metergate.embedded.store.statements import Statement, filter_clause, time_clause
+from metergate.embedded.store.statements import Statement, filter_clause, subject_clause, time_clause
 
 TimeColumn: TypeAlias = Literal["time", "ingested_at", "stored_at"]
 _COLUMNS = "id, source, type, subject, time, data, ingested_at, stored_at, seq"
@@ -114,14 +115,18 @@ class EventList:
         direction: str = "DESC",
     ) -> list[StoredEvent]:
         if subjects is not None:
-            clauses.append(f"subject IN (SELECT unnest({sql.add(list(subjects))}::VARCHAR[]))")
+            clauses.append(subject_clause(sql, subjects))
         where = " AND ".join(clauses) or "true"
-        rows = await self._database.read(
-            f"SELECT {_COLUMNS} FROM events WHERE {where} "  # noqa: S608
-            f"ORDER BY {by} {direction}, seq {direction} LIMIT {sql.add(limit)}",
-            sql.parameters,
-        )
-        return [_stored_event(row) for row in rows]
+        order = f"ORDER BY {by} {direction}, seq {direction}"
+        # numbers first: where times are in no order, all of them are looked at, but nothing else of the events is
+        numbers = f"SELECT seq FROM events WHERE {where} {order} LIMIT {sql.add(limit)}"  # noqa: S608
+        listed = f"SELECT {_COLUMNS} FROM events WHERE seq IN (SELECT unnest(?::BIGINT[])) {order}"  # noqa: S608
+
+        def read(cursor: DatabaseCursor) -> list[Row]:
+            found = [row[0] for row in cursor.execute(numbers, sql.parameters).fetchall()]
+            return cursor.execute(listed, [found]).fetchall() if found else []
+
+        return [_stored_event(row) for row in await self._database.reading(read)]
 
 
 def _stored_event(row: Row) -> StoredEvent:
