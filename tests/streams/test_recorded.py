@@ -29,6 +29,9 @@ RESPONSES = {
         "claude-large-5", 2312, 34, cached=2000, cache_write=300, reasoning=20, total=2346
     ),
     "anthropic.json": Usage("claude-small-5", 410, 57, cached=0, cache_write=0, total=467),
+    "anthropic-compacted.sse": Usage(
+        "claude-large-5", 215_500, 4_520, cached=12_000, cache_write=500, total=220_020
+    ),
     "gemini.sse": Usage("gemini-large", 97, 90, cached=64, reasoning=85, total=187),
     "gemini-array.json": Usage("gemini-small", 11, 8, reasoning=0, total=19),
     "gemini.json": Usage("gemini-small", 4, 2, total=6),
@@ -48,7 +51,7 @@ def recorded(request) -> tuple[str, str, bytes, Usage]:
     """One recorded response: its provider, kind and body, and what it used."""
     name = request.param
     provider = name.partition(".")[0]
-    for suffix in ("-two-steps", "-incomplete", "-array"):
+    for suffix in ("-two-steps", "-incomplete", "-array", "-compacted"):
         provider = provider.removesuffix(suffix)
     return provider, name.rpartition(".")[2], (RECORDED / name).read_bytes(), RESPONSES[name]
 

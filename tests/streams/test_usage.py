@@ -72,6 +72,12 @@ def test_figures_that_an_anthropic_server_repeats_as_zero_do_not_fall(read):
     assert read("anthropic", chunks).usage == Usage("m", 9, 4, total=13)
 
 
+def test_a_finish_reason_that_is_empty_is_none(read):
+    event = b'data: {"model":"m","choices":[{"finish_reason":""}],"usage":{"completion_tokens":1}}\n\n'
+    usage = read("openai", [event]).usage
+    assert usage == Usage("m", None, 1, partial=True)
+
+
 def test_an_anthropic_stream_that_ends_with_an_error_is_partial(read):
     recorded = (RECORDED / "anthropic.sse").read_bytes()
     start = recorded[: recorded.index(b"event: content_block_start")]

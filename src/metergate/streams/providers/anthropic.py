@@ -1,6 +1,7 @@
 """Anthropic's messages: JSON, or events from ``message_start`` (input) to ``message_delta`` (output so far).
 
 Figures are cumulative. They never fall, so the highest counts: servers that speak this format repeat some as 0.
+Where the conversation was compacted on the way, that was billed too but is in no sum, only among the iterations.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ class _Details(msgspec.Struct, gc=False):
 
 
 class _Figures(msgspec.Struct, gc=False):
+    """``usage``, or one of the iterations in it, which have a type."""
+
+    type: Any = None
     input_tokens: Any = None
     output_tokens: Any = None
     cache_read_input_tokens: Any = None
     cache_creation_input_tokens: Any = None
     output_tokens_details: _Details | None = None
+    iterations: list[_Figures] | None = None
 
 
 class _Block(msgspec.Struct, gc=False):
@@ -50,6 +55,13 @@ class _Document(msgspec.Struct, gc=False):
     usage: _Figures | None = None
 
 
+_MEMBERS = {
+    "input": "input_tokens",
+    "output": "output_tokens",
+    "cached": "cache_read_input_tokens",
+    "cache_write": "cache_creation_input_tokens",
+}
+
 _decode = msgspec.json.Decoder(_Document).decode
 
 
@@ -65,7 +77,7 @@ def _read(document: bytes, tally: Tally) -> None:
             tally.write(block.text)
             tally.write(block.thinking)
             tally.write(block.partial_json)
-    stopped = read.delta is not None and read.delta.stop_reason is not None
+    stopped = read.delta is not None and read.delta.stop_reason
     if stopped or read.type in ("message", "message_stop"):
         tally.final = True
 
@@ -73,10 +85,13 @@ def _read(document: bytes, tally: Tally) -> None:
 def _take(figures: _Figures | None, tally: Tally) -> None:
     if figures is None:
         return
-    _raise(tally, "input", figures.input_tokens)
-    _raise(tally, "output", figures.output_tokens)
-    _raise(tally, "cached", figures.cache_read_input_tokens)
-    _raise(tally, "cache_write", figures.cache_creation_input_tokens)
+    compactions = [each for each in figures.iterations or () if each.type == "compaction"]
+    for name, member in _MEMBERS.items():
+        _raise(tally, name, getattr(figures, member))
+        if compactions:
+            _raise(
+                tally, f"compaction {name}", added(*(counted(getattr(each, member)) for each in compactions))
+            )
     if figures.output_tokens_details is not None:
         _raise(tally, "reasoning", figures.output_tokens_details.thinking_tokens)
 
@@ -88,9 +103,11 @@ def _raise(tally: Tally, name: str, value: Any) -> None:
 
 def _count(said: dict[str, int]) -> Counts:
     """Anthropic's input leaves out what came from the cache and what went into it; ours does not."""
-    cached, written = said.get("cached"), said.get("cache_write")
-    whole = added(said["input"], cached, written) if "input" in said else None
-    return Counts(whole, said.get("output"), cached, written, said.get("reasoning"))
+    fresh, output, cached, written = (
+        added(said.get(name), said.get(f"compaction {name}")) for name in _MEMBERS
+    )
+    whole = added(fresh, cached, written) if "input" in said else None
+    return Counts(whole, output, cached, written, said.get("reasoning"))
 
 
 PROVIDER = Provider(_read, _count)

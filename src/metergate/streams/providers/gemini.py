@@ -66,8 +66,8 @@ def _stopped(response: _Response) -> bool:
     """Whether this part is the last: all its candidates have ended, or the prompt was blocked."""
     candidates = response.candidates or ()
     if candidates:
-        return all(candidate.finish_reason is not None for candidate in candidates)
-    return response.prompt_feedback is not None and response.prompt_feedback.block_reason is not None
+        return all(candidate.finish_reason for candidate in candidates)
+    return response.prompt_feedback is not None and bool(response.prompt_feedback.block_reason)
 
 
 def _take(figures: _Figures, tally: Tally) -> None:

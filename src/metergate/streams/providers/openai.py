@@ -83,7 +83,7 @@ def _read(document: bytes, tally: Tally) -> None:
         if choice.message is not None:
             _write(choice.message, tally)
             tally.final = True  # the whole of a completion, not an event of a stream
-        if choice.finish_reason is not None:
+        if choice.finish_reason:
             tally.ended = True
     if completion.usage is not None:
         take(completion.usage, tally)
