@@ -52,6 +52,7 @@ def test_what_the_api_does_not_describe_is_a_problem_without_instance(openmeter,
 def test_a_wrong_method_is_a_405_problem(openmeter):
     answer = openmeter("PATCH", "/api/v1/meters")
     assert (answer.status, answer.detail) == (405, "method not allowed")
+    assert answer.headers["allow"] == "GET, HEAD, POST"
 
 
 def test_a_request_id_that_could_harm_a_log_is_replaced(openmeter):

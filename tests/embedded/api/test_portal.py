@@ -110,6 +110,24 @@ def test_beside_the_servers_own_token_the_portals_is_enough_for_the_portal_only(
     assert query(metered, "sesame").status == 401
 
 
+def test_a_page_of_any_origin_may_ask_for_a_meter_with_its_token_and_for_nothing_else(metered, token):
+    origin = {"Origin": "https://app.example.com"}
+    asked = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
+    allowed = metered("OPTIONS", QUERY, headers=origin | asked)
+    assert allowed.status == 200
+    assert allowed.headers["access-control-allow-origin"] == "https://app.example.com"
+    assert "Authorization" in allowed.headers["access-control-allow-headers"]
+    assert allowed.headers["access-control-allow-credentials"] == "true"
+    for authorization, status in ((f"Bearer {token()['token']}", 200), ("Bearer wrong", 401)):
+        answer = metered("GET", QUERY, headers=origin | {"Authorization": authorization})
+        assert (answer.status, answer.headers["x-powered-by"]) == (status, "OpenMeter by Kong, Inc.")
+        assert answer.headers["access-control-allow-origin"] == "https://app.example.com"
+    for method, path in (("OPTIONS", TOKENS), ("OPTIONS", "/api/v1/events"), ("GET", "/api/v1/meters")):
+        answer = metered(method, path, headers=origin | asked)
+        assert "access-control-allow-origin" not in answer.headers
+    assert "access-control-allow-origin" not in query(metered, token()["token"]).headers
+
+
 @pytest.mark.parametrize(
     ("body", "status"),
     [

@@ -18,9 +18,10 @@ from urllib.parse import unquote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.routing import BaseRoute, Router
-from starlette.types import Message, Receive, Scope, Send
+from starlette.routing import BaseRoute, Match, Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from metergate.embedded.api.problems import Misfit, Problem, Unauthorized, problem_response
 from metergate.embedded.store.database import Overloaded, Unavailable
@@ -59,6 +60,7 @@ class Application:
         self.startup = startup
         self.shutdown = shutdown
         self._in_flight: set[asyncio.Task[None] | None] = set()
+        self._portal = _for_browsers(self._answer)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -67,7 +69,8 @@ class Application:
             task = asyncio.current_task()
             self._in_flight.add(task)
             try:
-                await self._answer(scope, receive, send)
+                answer = self._portal if scope["path"].startswith(PORTAL) else self._answer
+                await answer(scope, receive, send)
             finally:
                 self._in_flight.discard(task)
 
@@ -116,7 +119,16 @@ class Application:
             if started:
                 raise
             version_3 = scope["path"].startswith("/api/v3/")
-            await problem_response(problem, request_id, version_3=version_3)(scope, receive, branded)
+            response = problem_response(problem, request_id, version_3=version_3)
+            if problem.status == HTTPStatus.METHOD_NOT_ALLOWED:
+                response.headers["Allow"] = self._allowed(scope)
+            await response(scope, receive, branded)
+
+    def _allowed(self, scope: Scope) -> str:
+        """The methods that the path has."""
+        routes = (route for route in self._router.routes if isinstance(route, Route))
+        fitting = (route.methods or () for route in routes if route.matches(scope)[0] is Match.PARTIAL)
+        return ", ".join(sorted({method for methods in fitting for method in methods}))
 
     def _authorize(self, path: str, headers: Headers) -> None:
         if self._token is None or path.startswith(PORTAL):
@@ -136,6 +148,21 @@ def as_problem(exception: Exception) -> Problem:
     if isinstance(exception, Overloaded | Unavailable):
         return Problem(str(exception), status=503)
     return Problem(status=500)
+
+
+def _for_browsers(app: ASGIApp) -> ASGIApp:
+    """The app for pages of any origin, as OpenMeter lets them ask the portal: the token tells who asks."""
+    cors = CORSMiddleware(
+        app,
+        allow_origin_regex=".*",
+        allow_methods=("GET", "OPTIONS"),
+        allow_headers=("Authorization",),
+        allow_credentials=True,
+        allow_private_network=True,
+        max_age=1728000,
+    )
+    cors.preflight_headers["X-Powered-By"] = POWERED_BY
+    return cors
 
 
 def _routed_path(scope: Scope) -> str:
