@@ -17,8 +17,8 @@ from metergate.errors import Finding, error, nearest
 T = TypeVar("T", bound=msgspec.Struct)
 
 _PATTERNS = {
-    "^[a-z0-9]+(?:[_-][a-z0-9]+)*$": "lower-case letters and digits, with single - or _ between them",
-    "^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$": "an id that OpenMeter gave, 26 letters and digits",
+    "^[a-z0-9]+(?:[_-][a-z0-9]+)*\\Z": "lower-case letters and digits, with single - or _ between them",
+    "^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}\\Z": "an id that OpenMeter gave, 26 letters and digits",
 }
 _KINDS: tuple[tuple[type[inspect.Type], type | tuple[type, ...], str], ...] = (
     (inspect.StrType, str, "a text"),

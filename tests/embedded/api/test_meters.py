@@ -68,6 +68,7 @@ def test_an_update_replaces_what_may_change_and_nothing_else(openmeter, clock):
     [
         ({"slug": "Upper"}, "slug"),
         ({"slug": "a__b"}, "slug"),
+        ({"slug": "a\n"}, "slug"),
         ({"slug": "x" * 65}, "slug"),
         ({"slug": None}, "slug"),
         ({"aggregation": "MEDIAN"}, "MEDIAN"),

@@ -89,7 +89,7 @@ def channel(openmeter, receiver):
         "name": "Hook",
         "url": receiver.url,
         "signingSecret": SECRET,
-        "customHeaders": {"X-Team": "billing"},
+        "customHeaders": {"X-Team": "billing", "Svix-Id": "forged"},
         "metadata": {"a": "b"},
     }
     return openmeter.call("POST", f"{BASE}/channels", body)
@@ -314,7 +314,7 @@ def test_a_channel_is_made_shown_changed_and_deleted(openmeter, receiver, channe
             "url": receiver.url,
             "disabled": False,
             "signingSecret": SECRET,
-            "customHeaders": {"X-Team": "billing"},
+            "customHeaders": {"X-Team": "billing", "Svix-Id": "forged"},
             "metadata": {"a": "b"},
         }.items()
     )
@@ -373,6 +373,24 @@ def test_a_rule_is_made_shown_changed_and_deleted(openmeter, channel, rule):
             {"type": "WEBHOOK", "name": "x", "url": "http://x", "signingSecret": "a" * 33},
             400,
             "base64",
+        ),
+        *(
+            ("channels", {"type": "WEBHOOK", "name": "x", "url": url}, 400, "name a host")
+            for url in ("http://", "http:///x", "http://[::1", "http://x:99999/", "http://a b/")
+        ),
+        *(
+            (
+                "channels",
+                {"type": "WEBHOOK", "name": "x", "url": "http://x", "customHeaders": custom},
+                400,
+                words,
+            )
+            for custom, words in (
+                ({"a b": "c"}, "no name of a header"),
+                ({"": "c"}, "no name of a header"),
+                ({"a": "b\r\nc: d"}, "control characters"),
+                ({"Content-Length": "7"}, "Content-Length cannot be set"),
+            )
         ),
         ("rules", {"type": "entitlements.reset", "name": "x", "channels": []}, 400, "channels"),
         (

@@ -52,7 +52,17 @@ def test_a_customers_subjects_are_made_with_it_and_kept_while_it_has_them(openme
     assert openmeter("DELETE", "/api/v1/subjects/s1").status == 400
 
 
-@pytest.mark.parametrize("body", [{"key": "a"}, [{"displayName": "A"}], [{"key": ""}], "acme", [7]])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"key": "a"},
+        [{"displayName": "A"}],
+        [{"key": ""}],
+        "acme",
+        [7],
+        [{"key": "a", "currentPeriodEnd": ""}],
+    ],
+)
 def test_what_are_no_subjects_is_refused(openmeter, body):
     assert openmeter("POST", "/api/v1/subjects", body).status == 400
 

@@ -38,7 +38,7 @@ from metergate.embedded.domain.meters import (
 from metergate.embedded.domain.moments import format_rfc3339, in_utc
 from metergate.embedded.services import Services
 
-Slug = Annotated[str, Meta(min_length=1, max_length=64, pattern=f"^{SLUG.pattern}$")]
+Slug = Annotated[str, Meta(min_length=1, max_length=64, pattern=rf"^{SLUG.pattern}\Z")]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Description = Annotated[str, Meta(max_length=1024)]
 _ORDERS = {

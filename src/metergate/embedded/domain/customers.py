@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 Key = Annotated[str, Meta(min_length=1, max_length=256)]
+Moment = Annotated[datetime, Meta(tz=True)]
 _CURRENCY = re.compile(r"[A-Z]{3}")
 _COUNTRY = re.compile(r"[A-Z]{2}")
 
@@ -75,12 +76,17 @@ class Customer(CustomerInput, frozen=True, rename="camel", omit_defaults=True, k
 
 
 class SubjectInput(Struct, frozen=True, rename="camel"):
-    """What a client says of a subject. What is unset stays as it is, null clears it."""
+    """What a client says of a subject. What is unset stays as it is, null clears it.
+
+    The current period must be one in form and is not kept, as in OpenMeter.
+    """
 
     key: Annotated[str, Meta(min_length=1)]
     display_name: str | UnsetType | None = UNSET
     metadata: dict[str, Any] | UnsetType | None = UNSET
     stripe_customer_id: str | UnsetType | None = UNSET
+    current_period_start: Moment | UnsetType = UNSET
+    current_period_end: Moment | UnsetType = UNSET
 
 
 class Subject(Struct, frozen=True, rename="camel", omit_defaults=True, kw_only=True):

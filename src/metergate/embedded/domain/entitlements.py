@@ -43,7 +43,7 @@ from metergate.embedded.domain.usage_periods import UsageReset, last_reset, rese
 Kind = Literal["metered", "static", "boolean"]
 KINDS: tuple[Kind, ...] = ("metered", "static", "boolean")
 DEFAULT_PRIORITY = 1
-Id = Annotated[str, Meta(pattern="^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$")]
+Id = Annotated[str, Meta(pattern="^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}\\Z")]
 
 
 class IssueInput(Struct, frozen=True):
@@ -196,6 +196,10 @@ def ask(entitlement: Entitlement, issued: Sequence[Grant], time: datetime, *, ga
     until = ceil_minute(time)
     if until <= metering.measure_usage_from:
         return Question((), engine.open_ledger(issued, until), metering.is_soft_limit)
+    if gauge:  # of a level nothing is carried over: neither from period to period nor over a change of grants
+        ledger = opening(entitlement, metering, issued, until, gauge=True)
+        phases = engine.plan((), (), ledger.at, until, ledger.period_start)
+        return Question(phases, ledger, metering.is_soft_limit, gauge, issued)
     return ask_since(entitlement, metering, issued, until, until, gauge=gauge)
 
 
@@ -228,11 +232,31 @@ def ask_since(
     gauge: bool,
 ) -> Question:
     """What to ask the meter for the balances from ``since`` to ``until``, with a phase for each of the cuts."""
+    ledger = opening(entitlement, metering, issued, since, gauge=gauge)
+    return ask_from(entitlement, metering, issued, ledger, until, cuts, gauge=gauge)
+
+
+def opening(
+    entitlement: Entitlement, metering: Metering, issued: Sequence[Grant], since: datetime, *, gauge: bool
+) -> Ledger:
+    """The ledger from which on usage matters to the balances from ``since`` on."""
     reset = engine.forgetting_reset(issued, lambda at: last_reset(entitlement, at), since, gauge=gauge)
     if reset is None:
-        ledger = engine.open_ledger(issued, metering.measure_usage_from)
-    else:
-        ledger = engine.open_at_reset(issued, reset, gauge=gauge)
+        return engine.open_ledger(issued, metering.measure_usage_from)
+    return engine.open_at_reset(issued, reset, gauge=gauge)
+
+
+def ask_from(
+    entitlement: Entitlement,
+    metering: Metering,
+    issued: Sequence[Grant],
+    ledger: Ledger,
+    until: datetime,
+    cuts: Sequence[datetime] = (),
+    *,
+    gauge: bool,
+) -> Question:
+    """What to ask the meter to carry this ledger on until then."""
     resets = tuple(islice(resets_between(entitlement, ledger.at, until), engine.MAX_PHASES + 1))
     phases = engine.plan(issued, resets, ledger.at, until, ledger.period_start, cuts)
     return Question(phases, ledger, metering.is_soft_limit, gauge, issued, resets)

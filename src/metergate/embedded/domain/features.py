@@ -18,13 +18,13 @@ from metergate.embedded.domain.identifiers import is_id
 AGGREGATIONS = ("SUM", "COUNT", "UNIQUE_COUNT", "LATEST")
 """What a meter must compute for a balance to make sense."""
 
-Key = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[a-z0-9]+(?:[_-][a-z0-9]+)*$")]
+Key = Annotated[str, Meta(min_length=1, max_length=64, pattern="^[a-z0-9]+(?:[_-][a-z0-9]+)*\\Z")]
 
 
 class ManualCost(Struct, frozen=True, tag_field="type", tag="manual"):
     """A fixed price of one unit, in dollars."""
 
-    amount: Annotated[str, Meta(pattern=r"^-?\d+(?:\.\d+)?$")]
+    amount: Annotated[str, Meta(pattern=r"^-?[0-9]+(?:\.[0-9]+)?\Z")]
 
 
 class ModelCost(Struct, frozen=True, tag_field="type", tag="llm", rename="camel", omit_defaults=True):

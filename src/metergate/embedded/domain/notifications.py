@@ -17,7 +17,7 @@ from metergate.embedded.domain.grants import Ledger
 from metergate.embedded.domain.issuance import decimal
 from metergate.embedded.domain.webhooks import RETRIES, SECRET_PATTERN
 
-Id = Annotated[str, Meta(pattern="^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}$")]
+Id = Annotated[str, Meta(pattern="^[0-7][0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{25}\\Z")]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Kind = Literal["usage", "balance"]
 RuleType = Literal[

@@ -47,7 +47,8 @@ class Deliverer:
     async def _send(self, event: NotificationEvent, channel: Channel) -> tuple[int | None, str]:
         body = event.payload.encode()
         signed = headers(channel.signing_secret, event.id, self._clock(), body)
-        sent = {"content-type": "application/json", **channel.custom_headers, **signed}
+        custom = {name.lower(): value for name, value in channel.custom_headers.items()}
+        sent = {"content-type": "application/json", **custom, **signed}
         try:
             request = self._connected().post(channel.url).headers(sent).body_bytes(body)
             response = await request.build().send()

@@ -21,7 +21,7 @@ from metergate.embedded.domain.notifications import (
     Rule,
     RuleInput,
 )
-from metergate.embedded.domain.webhooks import make_secret, signing_key
+from metergate.embedded.domain.webhooks import address_findings, header_findings, make_secret, signing_key
 from metergate.embedded.store.database import Cursor, Database
 from metergate.embedded.store.features import FeatureStore
 from metergate.embedded.store.shelf import Shelf
@@ -105,18 +105,21 @@ class NotificationStore:
         self, given: ChannelInput, now: datetime, identifier: str | None = None
     ) -> Channel:
         """A new channel, or that with this id changed. Raises Invalid, NotFound."""
+        custom = given.custom_headers or {}
+        if findings := [*address_findings(given.url), *header_findings(custom)]:
+            raise Invalid("\n".join(findings))
         async with self._changes:
             old = None if identifier is None else self.channel(identifier)
             channel = Channel(
                 id=old.id if old else new_id(now),
                 name=given.name,
-                url=_checked_url(given.url),
+                url=given.url,
                 signing_secret=_checked_secret(given, old),
                 created_at=old.created_at if old else now,
                 updated_at=now,
                 disabled=given.disabled,
                 metadata=given.metadata or None,
-                custom_headers=given.custom_headers or {},
+                custom_headers=custom,
             )
             return await self._put(self._channels, channel)
 
@@ -200,12 +203,6 @@ class NotificationStore:
         await self._database.write(lambda cursor: shelf.put(cursor, item))
         shelf.keep(item)
         return item
-
-
-def _checked_url(url: str) -> str:
-    if not url.startswith(("http://", "https://")):
-        raise Invalid("url must begin with http:// or https://")
-    return url
 
 
 def _checked_secret(given: ChannelInput, old: Channel | None) -> str:

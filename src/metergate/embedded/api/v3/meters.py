@@ -36,7 +36,7 @@ Labels = Annotated[
     dict[
         Annotated[str, Meta(min_length=1, max_length=63, pattern="^(?!kong|konnect|mesh|kic|_)")],
         Annotated[
-            str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9A-Z]{1}([a-z0-9A-Z-._]*[a-z0-9A-Z]+)?$")
+            str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9A-Z]{1}([a-z0-9A-Z-._]*[a-z0-9A-Z]+)?\Z")
         ],
     ],
     Meta(max_length=50),

@@ -41,7 +41,7 @@ _ONLY_EQUALS = "only eq and in filter operators are supported for this field"
 class QueryFilters(Struct, frozen=True, forbid_unknown_fields=True):
     """Conditions on at most ten dimensions."""
 
-    dimensions: Annotated[dict[str, dict[str, Any]], Meta(max_length=10)] | None = None
+    dimensions: Annotated[dict[str, dict[str, Any]], Meta(max_length=10)] = {}
 
 
 class QueryInput(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -87,7 +87,7 @@ async def _query(services: Services, request: Request) -> Response:
 
 async def _question(services: Services, meter: Meter, given: QueryInput) -> MeterQuery:
     """Subjects and customers to filter by are grouped by as well."""
-    conditions = dict((given.filters and given.filters.dimensions) or {})
+    conditions = dict(given.filters.dimensions if given.filters else {})
     subjects = _values(conditions.pop(SUBJECT, {}), SUBJECT)
     customers = await _customers(services, _values(conditions.pop(CUSTOMER, {}), CUSTOMER))
     group_by = _group_by(meter, given)
