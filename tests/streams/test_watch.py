@@ -79,7 +79,7 @@ def test_what_cannot_be_read_is_counted_by_its_reason(content_type, encoding, bo
 def test_what_was_seen_before_a_fault_counts_and_is_partial():
     event = b'data: {"model":"m","choices":[{"finish_reason":"stop"}],"usage":{"completion_tokens":4}}\n\n'
     compressor = zlib.compressobj(wbits=31)
-    stream = compressor.compress(event) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    stream = compressor.compress(event + b'data: {"mod') + compressor.flush(zlib.Z_SYNC_FLUSH)
     watch = Watch(EVENTS, "gzip", tokens=Tokens("openai"))
     watch.feed(stream)
     watch.feed(b"\xff" * 400)

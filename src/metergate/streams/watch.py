@@ -115,7 +115,7 @@ class Watch:
         off. Never raises; a later call answers the same."""
         if self._reading is None:
             try:
-                whole = self._read_rest(whole=whole) and not self._stopped
+                whole = self._read_rest(whole=whole and not self._stopped)
             except Exception as failure:  # noqa: BLE001  # as above
                 self._fail(failure)
             if self._splitter.skipped:
