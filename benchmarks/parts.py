@@ -143,6 +143,9 @@ class _Granting:
     async def entitlement(self, subject: str, feature: str) -> None:
         return
 
+    async def rises(self, subject: str, feature: str) -> tuple[float, ...]:
+        return ()
+
 
 def _deciding(folder: Path, calls: int, rounds: int) -> list[Figure]:
     check = EntitlementCheck(ttl_seconds=3600.0)

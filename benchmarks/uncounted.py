@@ -8,7 +8,7 @@ def _count_nothing(self: Backends, *_: object) -> None:
     pass
 
 
-Backends._begin_to_count = _count_nothing  # type: ignore[method-assign]
+Backends._begin_to_count = _count_nothing  # type: ignore[method-assign,assignment]
 
 if __name__ == "__main__":
     main()

@@ -31,7 +31,7 @@ from typing import NamedTuple
 import msgspec
 
 from metergate.entitlements.budget import Budget, Urgency
-from metergate.entitlements.counted import Counted
+from metergate.entitlements.counted import Counted, reserves
 from metergate.entitlements.decision import (
     GRANTED,
     REASONS,
@@ -143,9 +143,14 @@ class Entitlements:
         now = self._clock()
         if snapshot is not None and now - snapshot.fresh_from < check.ttl_seconds:
             if features in snapshot.granted:
-                if not snapshot.ceilings:
+                ceilings = snapshot.ceilings
+                if not ceilings:
                     self._granted += 1
                     return GRANTED
+                held = self._take(ceilings, features, reserves(features, check), beside)
+                if isinstance(held, Hold):
+                    self._granted += 1
+                    return Decision(True, "granted", hold=held)
                 return self._hold(GRANTED, _Wanted(subject, features, check, beside), snapshot, now)
             decision = decide(snapshot, features, check, now=now)
             if decision.allowed or now - snapshot.fresh_from < DENIAL_SECONDS:
@@ -215,6 +220,7 @@ class Entitlements:
     def count_by(self, counted: Counted) -> None:
         """Let the local count decide too, and hold what requests may cost."""
         self._counted = self._flights.counted = counted
+        self._take = counted.local.take
 
     def age(self, subject: str) -> float | None:
         """Seconds since OpenMeter was asked for what is known of a subject; None where nothing is."""

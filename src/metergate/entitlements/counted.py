@@ -160,7 +160,7 @@ class Counted:
         beside: tuple[Hold, ...] = (),
     ) -> Hold | UsedUp:
         """Hold what a request may cost, or say of what there is not enough left; see `LocalUsage.take`."""
-        return self.local.take(snapshot.ceilings, features, _reserves(features, check), beside)
+        return self.local.take(snapshot.ceilings, features, reserves(features, check), beside)
 
     def left(self, snapshot: Snapshot, feature: str) -> float | None:
         """What is left of a feature's balance as of now; None where it has none."""
@@ -187,8 +187,9 @@ class Counted:
         return False
 
 
-def _reserves(features: tuple[str, ...], check: EntitlementCheck) -> Mapping[str, float]:
+def reserves(features: tuple[str, ...], check: EntitlementCheck) -> Mapping[str, float]:
+    """What of these has to be left whole for a request, as the policy says."""
     if check.reserve is None and not check.features:
         return _NO_RESERVES
-    reserves = ((feature, check.of(feature).reserve) for feature in features)
-    return {feature: reserve for feature, reserve in reserves if reserve is not None}
+    configured = ((feature, check.of(feature).reserve) for feature in features)
+    return {feature: reserve for feature, reserve in configured if reserve is not None}

@@ -28,9 +28,9 @@ print("ready", flush=True)
 sys.stdin.readline()
 taken = held = 0
 while held < 200 and taken + held < 100_000:
-    if ledger.take(place, 1, float(sys.argv[2]), whole=False):
+    if ledger.take(place, None, float(sys.argv[2])) is not None:
         ledger.spend(place, 1)
-        ledger.hold(place, -1)
+        ledger.give_back(place, 1)
         taken += 1
     else:
         held += 1
@@ -105,13 +105,13 @@ def test_a_killed_process_leaves_its_sums_and_its_column_to_the_next(taker, tmp_
     heir = ledger_in(tmp_path / "usage")
     place = heir.place("acme", "calls")
     assert (heir.folder.own, heir.committed(place)) == (0, 500)
-    assert not heir.take(place, 1, 500, whole=False)
+    assert heir.take(place, None, 500) is None
     heir.folder.close()
 
 
 def test_what_a_dead_process_held_is_given_back(tmp_path):
     dead = ledger_in(tmp_path)
-    assert dead.take(dead.place("acme", "calls"), 7, 10, whole=True)
+    assert dead.take(dead.place("acme", "calls"), 7, 10) == 7
     dead.folder.close()
     heir = ledger_in(tmp_path)
     assert heir.committed(heir.place("acme", "calls")) == 0
@@ -228,7 +228,7 @@ def test_a_held_place_is_never_given_away():
     now = [1000.0]
     ledger = ledger_in(None, lambda: now[0], most_places=2)
     held = ledger.place("long stream", "f")
-    ledger.take(held, 1, 10, whole=True)
+    ledger.take(held, 1, 10)
     for number in range(5):
         now[0] += 700
         assert ledger.place(f"s{number}", "f").number == 1

@@ -38,11 +38,11 @@ class SeenTooEarly(Ledger):
 
 
 class HeldByOthersOnly(Ledger):
-    def take(self, place, amount, ceiling, *, whole):
-        enough = self.committed(place) - self._own.numbers[HEAD + CELL * place.number + 1] < ceiling
-        if enough:
-            self.hold(place, amount)
-        return enough
+    def take(self, place, reserve, ceiling, own=0.0):
+        if self.committed(place) - self._own.numbers[HEAD + CELL * place.number + 1] >= ceiling:
+            return None
+        self.give_back(place, -1)
+        return 1
 
 
 class OwnColumnOnly(Ledger):

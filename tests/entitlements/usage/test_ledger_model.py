@@ -149,7 +149,7 @@ class Host(RuleBasedStateMachine):
             self.a_worker_asks(process, answers=True)
         balance, base = worker.answer
         for _ in range(times):
-            if balance > 0 and worker.ledger.take(self.place(worker), 1, balance + base, whole=False):
+            if balance > 0 and worker.ledger.take(self.place(worker), None, balance + base):
                 worker.in_flight.append(1)
                 assert self.used() + self.held() <= self.granted, "more was let in than is left"
         while end and worker.in_flight:
@@ -166,7 +166,7 @@ class Host(RuleBasedStateMachine):
             event = Event(cost, self.now)
             worker.written.append(event)
             self.events.append(event)
-        worker.ledger.hold(self.place(worker), -cost)
+        worker.ledger.give_back(self.place(worker), cost)
 
     @rule(
         process=PROCESSES,

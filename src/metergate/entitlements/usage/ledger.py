@@ -91,14 +91,13 @@ class Ledger:
         """Whether what this process recorded then is in every answer asked for from now on."""
         return self._seen > then
 
-    def hold(self, place: Place, amount: float) -> None:
-        """Hold an amount for a request; a negative one gives it back."""
-        cell = HEAD + CELL * place.number + HELD
-        self._own_numbers[cell] = max(self._own_numbers[cell] + amount, 0.0)
-
-    def recent(self, place: Place) -> float:
-        """What the last event cost that this process recorded here; 0 where there was none."""
-        return self._own_numbers[HEAD + CELL * place.number + RECENT]
+    def give_back(self, place: Place, amount: float) -> None:
+        """A request has ended that held this."""
+        numbers, cell = self._own_numbers, HEAD + CELL * place[0] + HELD
+        left = numbers[cell] - amount
+        if left < 0.0:  # cheaper than max()
+            left = 0.0
+        numbers[cell] = left
 
     # --- deciding
 
@@ -114,16 +113,28 @@ class Ledger:
         )
         return max(levels)
 
-    def take(self, place: Place, amount: float, ceiling: float, *, whole: bool, own: float = 0.0) -> bool:
-        """Hold an amount if there is enough: all of it where ``whole``, else anything at all.
+    def take(self, place: Place, reserve: float | None, ceiling: float, own: float = 0.0) -> float | None:
+        """Hold what a request may cost, if there is enough; what is held then, else None.
 
-        ``ceiling``: a balance and its base together. ``own``: what the same request holds of it already; then it holds
-        what is more. First it holds and then it looks, so of two processes that want the last unit at the same time at
-        least one sees the other.
+        Args:
+            reserve: to be held, and to be left whole. None: what the last event here cost, or 1; then it is enough
+                that anything is left.
+            ceiling: a balance and its base together.
+            own: what the same request holds of it already; then it holds what is more.
+
+        First it holds and then it looks, so of two processes that want the last unit at the same time at least one sees
+        the other. None, too, where the place belongs to somebody else by now.
         """
-        cell = HEAD + CELL * place.number
+        number, generation = place
+        if self._generations[number] != generation:
+            return None
         numbers = self._own_numbers
-        more = amount - own if amount > own else 0.0
+        cell = HEAD + CELL * number
+        more = (reserve or numbers[cell + RECENT] or 1.0) - own
+        if more < 0.0:
+            more = 0.0
+        elif more > MOST:
+            more = MOST
         numbers[cell + HELD] += more
         with self._fence:  # the processor, too, has to write before it reads
             pass
@@ -132,10 +143,10 @@ class Ledger:
         committed = 0.0
         for each in self._numbers:
             committed += each[cell] + each[cell + HELD]
-        if (committed <= ceiling) if whole else (committed - own - more < ceiling):
-            return True
-        numbers[cell + HELD] -= more
-        return False
+        if (committed - own - more < ceiling) if reserve is None else (committed <= ceiling):
+            return more
+        self.give_back(place, more)
+        return None
 
     def is_current(self, place: Place) -> bool:
         """Whether the place still belongs to whom it was given."""

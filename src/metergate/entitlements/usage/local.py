@@ -11,8 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from metergate.entitlements.usage.costs import NONE, Costs, FeatureCost, Kind, read_costs
-from metergate.entitlements.usage.ledger import MOST, Ledger
+from metergate.entitlements.usage.ledger import Ledger
 from metergate.entitlements.usage.places import Place
 from metergate.openmeter.catalog import Catalog
 from metergate.openmeter.values import FeatureValue
@@ -61,28 +63,26 @@ class Ceiling(NamedTuple):
     early: bool = False
 
 
-class Hold:
+class Hold(msgspec.Struct, eq=False):
     """What a request holds until it has ended. ``release`` it, whatever becomes of the request."""
 
-    __slots__ = ("_ledger", "parts")
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger  # that of the process that holds
-        self.parts: list[tuple[Place, float]] = []
+    ledger: Ledger
+    """That of the process that holds."""
+    parts: list[tuple[Place, float]]
 
     def __repr__(self) -> str:
         return f"<Hold {[amount for _, amount in self.parts]}>"
 
     def of(self, ledger: Ledger, place: Place) -> float:
         """What is held there."""
-        return sum(amount for held, amount in self.parts if held == place) if ledger is self._ledger else 0.0
+        return sum(amount for held, amount in self.parts if held == place) if ledger is self.ledger else 0.0
 
     def release(self) -> None:
         """Give back what is held; calling it again does nothing."""
-        with self._ledger.lock:
-            while self.parts:
-                place, amount = self.parts.pop()
-                self._ledger.hold(place, -amount)
+        ledger, parts = self.ledger, self.parts
+        with ledger.lock:
+            while parts:
+                ledger.give_back(*parts.pop())
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,25 +297,23 @@ class LocalUsage:
         what is more is held.
         """
         ledger = self.ledger
-        hold = Hold(ledger)
+        parts: list[tuple[Place, float]] = []
         with ledger.lock:
             for ceiling in ceilings:
                 feature, place, most, _, seen, _ = ceiling
                 if feature not in features:
                     continue
-                reserve = reserves.get(feature)
-                amount = min(reserve or ledger.recent(place) or 1.0, MOST)
-                own = sum(other.of(ledger, place) for other in beside) if beside else 0.0
-                if not ledger.is_current(place):
-                    enough = False
-                elif seen is not None:
-                    enough = self.left(ceiling) > 0
-                elif enough := ledger.take(place, amount, most, whole=reserve is not None, own=own):
-                    hold.parts.append((place, max(amount - own, 0.0)))
-                if not enough:
-                    hold.release()
-                    return UsedUp(feature, self.left(ceiling))
-        return hold
+                if seen is None:
+                    own = sum(other.of(ledger, place) for other in beside) if beside else 0.0
+                    held = ledger.take(place, reserves.get(feature), most, own)
+                    if held is not None:
+                        parts.append((place, held))
+                        continue
+                elif ledger.is_current(place) and self.left(ceiling) > 0:
+                    continue
+                Hold(ledger, parts).release()
+                return UsedUp(feature, self.left(ceiling))
+        return Hold(ledger, parts)
 
     def left(self, ceiling: Ceiling) -> float:
         """What is left of a feature as of now: of OpenMeter's balance what was not recorded here, nor is held."""
