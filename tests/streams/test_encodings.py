@@ -11,10 +11,14 @@ import zlib
 
 import brotli
 import pytest
-from backports import zstd
 
 from metergate.streams import READABLE, Decompression, Unreadable
 from metergate.streams.encodings import FREE, PIECE
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 BODY = b"".join(b"line %d of some text\n" % number for number in range(20_000))
 NOISE = b"".join(hashlib.sha256(b"%d" % number).digest() for number in range(10_000))

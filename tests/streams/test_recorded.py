@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gzip
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import brotli
 import pytest
-from backports import zstd
 
 from metergate.streams import Usage
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 RECORDED = Path(__file__).parent / "recorded"
 LARGE, SMALL = "gpt-large-2026-05-01", "gpt-small"
