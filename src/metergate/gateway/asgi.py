@@ -26,6 +26,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from metergate.engine.requestids import new_request_id
 from metergate.gateway import problems
 from metergate.gateway.clientbody import ClientBody, ClientGone, Receive
 from metergate.gateway.context import Context
@@ -41,7 +42,6 @@ from metergate.gateway.http import (
 )
 from metergate.gateway.patience import Patience
 from metergate.gateway.presence import Presence
-from metergate.gateway.requestids import new_request_id
 from metergate.gateway.target import resolve_path, resolve_query
 from metergate.gateway.upstream import HOP_BY_HOP, ORDINARY_CONNECTIONS, without_named
 

@@ -7,7 +7,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from uuid import RFC_4122, UUID
 
-from metergate.gateway.requestids import new_request_id
+from metergate.engine.requestids import new_request_id
 
 MANY = 1_000
 
