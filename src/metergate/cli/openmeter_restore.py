@@ -32,6 +32,7 @@ def restore(
     with lock_folder(data):
         partial = data / PARTIAL
         shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
         try:
             events = _restore(source, partial)
             (partial / FILE).replace(data / FILE)
@@ -62,7 +63,6 @@ def _restore(source: Path, partial: Path) -> int:
 
     files = source.iterdir() if source.is_dir() else [source]
     total = sum(file.stat().st_size for file in files)
-    partial.mkdir()
     written, began = 0, time.monotonic()
     with progress("bytes") as shown:
         task = shown.add_task("restoring", total=total, done=0, rate=0)
