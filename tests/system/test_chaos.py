@@ -34,6 +34,7 @@ from metergate.testing.projects import (
 )
 from metergate.testing.verdict import discrepancies, expected_ids, read_journal
 
+pytestmark = pytest.mark.no_cover
 METERS = ("api-request", "data-out")
 """Set at run time, with the request id in their data: so OpenMeter can say for each request what it holds."""
 CONSTANT = "call"

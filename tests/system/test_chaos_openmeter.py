@@ -32,6 +32,7 @@ from metergate.testing.events import every_event
 from metergate.testing.processes import Server, free_port, metergate_command, openmeter_server
 from metergate.testing.producers import Key, Producers, Shipments
 
+pytestmark = pytest.mark.no_cover
 CLIENTS = 8
 SUBJECTS = tuple(f"subject-{number}" for number in range(5))
 CUSTOMERS = {

@@ -97,7 +97,12 @@ CUSTOMERS = (
         201,
         "POST",
         "/api/v1/customers",
-        {"name": "Acme", "key": "acme", "usageAttribution": {"subjectKeys": ["aa", "s/1 ü+"]}, "currency": "USD"},
+        {
+            "name": "Acme",
+            "key": "acme",
+            "usageAttribution": {"subjectKeys": ["aa", "s/1 ü+"]},
+            "currency": "USD",
+        },
         "customer",
     ),
     (400, "POST", "/api/v1/customers", {"name": "x"}),

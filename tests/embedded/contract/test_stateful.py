@@ -10,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
@@ -162,6 +163,7 @@ class Entitlement(RuleBasedStateMachine):
             assert sum(row["value"] for row in rows) == value["usage"]
 
 
+@pytest.mark.no_cover
 def test_an_entitlement_makes_sense_whatever_is_done_with_it(v1, v3):
     class Described(Entitlement):
         def contract_of(self, server: OpenMeter) -> Contract:
