@@ -28,6 +28,12 @@ from openmeter.models import (
     MeterCreate,
     MeterQueryRequest,
     MeterUpdate,
+    NotificationChannelWebhookCreateRequest,
+    NotificationEventResendRequest,
+    NotificationRuleBalanceThresholdCreateRequest,
+    NotificationRuleBalanceThresholdValue,
+    NotificationRuleBalanceThresholdValueType,
+    PortalToken,
     RecurringPeriodCreateInput,
     ResetEntitlementUsageInput,
     SubjectUpsert,
@@ -323,5 +329,92 @@ def test_access_is_told_at_once_and_feature_by_feature(run):
         assert (page.total_count, len(page.items_property)) == (3, 2)
         one = await done(client.entitlements_v2.get(page.items_property[0]["id"]))
         assert one["featureKey"] == "sso"
+
+    run(scenario)
+
+
+def test_events_and_meters_are_filtered_by_conditions(run):
+    """As dictionaries: its models for them, ``ListRequestFilter`` and ``FilterString``, this SDK cannot send."""
+
+    async def scenario(client):
+        batch = [prompt(str(number), subject=f"s{number}", tokens=number) for number in range(1, 4)]
+        await done(client.events.ingest_events(batch))
+        conditions = {"subject": {"$in": ["s1", "s2"]}, "time": {"$gte": "2026-03-15T00:00:00Z"}}
+        found = await collected(client.events_v2.list(limit=1, filter=conditions))
+        assert sorted(each.event.id for each in found) == ["1", "2"]
+        usage = await done(
+            client.meters.query_json("tokens", advanced_meter_group_by_filters={"model": {"$like": "gpt%"}})
+        )
+        assert usage.data[0].value == 6
+        with pytest.raises(HttpResponseError) as refused:
+            await collected(client.events_v2.list(filter={"subject": {"$eq": ""}}))
+        assert refused.value.status_code == 400
+
+    run(scenario)
+
+
+def test_notifications_are_set_up_tried_and_taken_down(run):
+    async def scenario(client):
+        channels, rules, events = (
+            client.notification_channels,
+            client.notification_rules,
+            client.notification_events,
+        )
+        hook = NotificationChannelWebhookCreateRequest(type="WEBHOOK", name="Hook", url="http://127.0.0.1:9/")
+        channel = await done(channels.create(hook))
+        assert (await done(channels.get(channel["id"])))["signingSecret"].startswith("whsec_")
+        assert (await done(channels.list(include_disabled=True, order_by="createdAt"))).total_count == 1
+        thresholds = [
+            NotificationRuleBalanceThresholdValue(type=kind, value=50)
+            for kind in NotificationRuleBalanceThresholdValueType
+        ]
+        rule = await done(
+            rules.create(
+                NotificationRuleBalanceThresholdCreateRequest(
+                    type="entitlements.balance.threshold",
+                    name="Half",
+                    thresholds=thresholds,
+                    channels=[channel["id"]],
+                    features=["tokens"],
+                )
+            )
+        )
+        assert (await done(rules.list(feature=["tokens"], channel=[channel["id"]]))).total_count == 1
+        event = await done(rules.test(rule["id"]))
+        assert event.delivery_status[0].channel.id == channel["id"]
+        assert (await done(events.get(event.id))).payload["id"] == event.id
+        assert (await done(events.list(rule=[rule["id"]], order="DESC"))).total_count == 1
+        await done(events.resend(event.id, NotificationEventResendRequest(channels=[channel["id"]])))
+        await done(rules.delete(rule["id"]))
+        await done(channels.delete(channel["id"]))
+        with pytest.raises(ResourceNotFoundError):
+            await done(channels.get(channel["id"]))
+
+    run(scenario)
+
+
+def test_a_consumer_sees_its_usage_with_a_portal_token(run, server):
+    async def scenario(client):
+        await done(client.events.ingest_events([prompt("1", 1), prompt("2", 2, subject="s1")]))
+        asked = PortalToken(subject="s1", allowed_meter_slugs=["tokens"])
+        token = await done(client.portal.portal_tokens.create(asked))
+        assert (token.expired, token.expires_at) == (False, datetime(2026, 3, 15, 13, 0, tzinfo=UTC))
+        with Client(endpoint=server.url, token=token.token) as consumer:
+            meters = consumer.portal.portal_meters
+            rows = meters.query_json("tokens", window_size="DAY", group_by=["model"]).data
+            assert [(row.subject, row.value, row.group_by) for row in rows] == [
+                ("s1", 2, {"model": "gpt-4o"})
+            ]
+            assert meters.query_csv("tokens").splitlines()[1].endswith("2.000000")
+            with pytest.raises(ClientAuthenticationError):
+                consumer.meters.list()
+        for refused in (
+            client.portal.portal_tokens.list,
+            client.plans.list,
+            client.currencies.list_currencies,
+        ):
+            with pytest.raises(HttpResponseError) as answer:
+                await collected(await done(refused()))
+            assert answer.value.status_code == 501
 
     run(scenario)
