@@ -197,6 +197,14 @@ class Backends:
         for counting in self._countings.values():
             counting.close()
 
+    def flush(self, timeout: float) -> bool:
+        """Send what this process has recorded by now; False where that takes more than ``timeout`` seconds in all. Blocks."""
+        deadline = time.monotonic() + timeout
+        flushed = [
+            delivery.flush(max(deadline - time.monotonic(), 0.0)) for delivery in self._deliveries.values()
+        ]
+        return all(flushed)
+
     def drain(self, timeout: float) -> None:
         """Send what is recorded, for at most ``timeout`` seconds in all; what is left stays in the spool. Blocks.
 
