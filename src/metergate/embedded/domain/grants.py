@@ -186,7 +186,7 @@ def open_ledger(grants: Iterable[Grant], at: datetime) -> Ledger:
 def open_at_reset(grants: Sequence[Grant], reset: Reset, *, gauge: bool = False) -> Ledger:
     """The ledger after a reset that remembers nothing of the time before it (see ``forgetting_reset``)."""
     before = Ledger(reset.at, reset.at, {grant.id: ZERO for grant in grants if grant.active_at(reset.at)})
-    return _enter(before, burn_order(grants), reset.at, Reset(reset.at), gauge=gauge)
+    return enter(before, burn_order(grants), reset.at, Reset(reset.at), gauge=gauge)
 
 
 def forgetting_reset(
@@ -261,9 +261,9 @@ def run(
     with localcontext(EXACT):
         for phase, usage in zip(phases, usages, strict=True):
             reset = reset_at.get(phase.end)
-            burned = _burn_level(ledger, ordered, usage) if gauge else _burn_flow(ledger, ordered, usage)
+            burned = _burn_level(ledger, ordered, usage) if gauge else burn_flow(ledger, ordered, usage)
             segments.append(_segment(phase, ledger, burned, usage, reset is not None))
-            ledger = _enter(burned, ordered, phase.end, reset, gauge=gauge)
+            ledger = enter(burned, ordered, phase.end, reset, gauge=gauge)
     return Run(ledger, tuple(segments))
 
 
@@ -272,7 +272,8 @@ def _refuse_too_many(cuts: set[datetime]) -> None:
         raise TooManyPhases(f"more than {MAX_PHASES} usage periods and grant changes lie in between")
 
 
-def _burn_flow(ledger: Ledger, ordered: Sequence[Grant], usage: Decimal) -> Ledger:
+def burn_flow(ledger: Ledger, ordered: Sequence[Grant], usage: Decimal) -> Ledger:
+    """The ledger after this usage, at the same moment. ``ordered``: see ``burn_order``."""
     balances, used = dict(ledger.balances), dict(ledger.used)
     amount = usage + ledger.owed
     owed = (
@@ -325,8 +326,8 @@ def _give_back(
     return amount
 
 
-def _enter(
-    ledger: Ledger, ordered: Sequence[Grant], at: datetime, reset: Reset | None, *, gauge: bool
+def enter(
+    ledger: Ledger, ordered: Sequence[Grant], at: datetime, reset: Reset | None, *, gauge: bool = False
 ) -> Ledger:
     """The ledger at ``at`` with everything done that happens there: reset, refills, ends, what is owed."""
     balances: dict[str, Decimal] = {}
@@ -348,7 +349,7 @@ def _enter(
         entered = Ledger(at, at, balances, used, owed)
     if gauge:
         return _burn_level(entered, ordered, entered.usage)
-    return _burn_flow(entered, ordered, ZERO) if entered.owed > 0 else entered
+    return burn_flow(entered, ordered, ZERO) if entered.owed > 0 else entered
 
 
 def _segment(phase: Phase, opening: Ledger, closing: Ledger, usage: Decimal, reset: bool) -> Segment:

@@ -12,13 +12,13 @@ less what was used since; here it is computed there, which is the same but where
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 
-from metergate.embedded.domain.entitlements import Entitlement, Question, ask_since
-from metergate.embedded.domain.grants import ZERO, Grant, Phase, Segment
+from metergate.embedded.domain.entitlements import Entitlement, Question, ask_from, opening
+from metergate.embedded.domain.grants import ZERO, Grant, Ledger, Phase, Segment
 from metergate.embedded.domain.periods import Period
 
 
@@ -65,11 +65,18 @@ class HistoryQuestion:
 
 
 def ask_history(
-    entitlement: Entitlement, issued: Sequence[Grant], span: Period, windows: Sequence[Period], *, gauge: bool
+    entitlement: Entitlement,
+    issued: Sequence[Grant],
+    span: Period,
+    windows: Sequence[Period],
+    lead: Callable[[datetime], Ledger | None] = lambda _: None,
+    *,
+    gauge: bool,
 ) -> HistoryQuestion:
     """What to ask the meter for the history of ``span``, which may begin in the midst of the first window.
 
-    Windows that begin before usage was measured are left out.
+    Windows that begin before usage was measured are left out. ``lead`` gives the ledger at the moment when the history
+    begins, where it is known and need not be carried there phase by phase.
 
     Raises:
         TooManyPhases: where the time is too far away.
@@ -81,8 +88,9 @@ def ask_history(
     windows = [window for window in windows if window.start >= metering.measure_usage_from]
     start = min([span.start, *(window.start for window in windows[:1])])
     cuts = [start, *(window.start for window in windows)]
-    plain = ask_since(entitlement, metering, issued, start, span.end, gauge=gauge)
-    question = ask_since(entitlement, metering, issued, start, span.end, cuts, gauge=gauge)
+    ledger = lead(start) or opening(entitlement, metering, issued, start, gauge=gauge)
+    plain = ask_from(entitlement, metering, issued, ledger, span.end, gauge=gauge)
+    question = ask_from(entitlement, metering, issued, ledger, span.end, cuts, gauge=gauge)
     return HistoryQuestion(start, windows, question, frozenset(phase.end for phase in plain.phases))
 
 

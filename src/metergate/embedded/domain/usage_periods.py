@@ -55,6 +55,12 @@ def last_reset(entitlement: Entitlement, time: datetime) -> Reset | None:
     return Reset(period.start, preserve)
 
 
+def number_of_resets(entitlement: Entitlement, after: datetime, until: datetime) -> int:
+    """How many usage periods end in between, ``until`` with it, where no usage is reset by hand."""
+    span = next(span for span in reversed(_spans(entitlement)) if span.start <= after)
+    return span.recurrence.number_at(until) - span.recurrence.number_at(after)
+
+
 def resets_between(entitlement: Entitlement, after: datetime, until: datetime) -> Iterator[Reset]:
     """The resets later than ``after``, not later than ``until``, in order: at ends of periods and by hand."""
     metering = entitlement.metering

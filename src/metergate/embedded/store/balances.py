@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, tzinfo
 from decimal import Decimal
 from itertools import islice
+from typing import Any
 
 from metergate.embedded.api.problems import NotFound
 from metergate.embedded.domain.entitlements import (
@@ -25,9 +26,10 @@ from metergate.embedded.domain.entitlements import (
     counts_since,
     plain_value,
 )
-from metergate.embedded.domain.grants import ZERO, Phase, TooManyPhases
+from metergate.embedded.domain.grants import ZERO, Ledger, Phase, TooManyPhases
 from metergate.embedded.domain.meters import Aggregation
 from metergate.embedded.domain.query import MeterQuery
+from metergate.embedded.domain.sparse import SparseQuestion, ask_sparsely
 from metergate.embedded.domain.windows import WindowSize
 from metergate.embedded.store.customers import CustomerStore
 from metergate.embedded.store.database import Cursor, Database
@@ -36,7 +38,7 @@ from metergate.embedded.store.features import FeatureStore
 from metergate.embedded.store.meters import MeterStore
 from metergate.embedded.store.rollups import Measure, Rollups, Span
 from metergate.embedded.store.sums import Units, quotient
-from metergate.embedded.store.usage import figures
+from metergate.embedded.store.usage import Moment, figures, moments
 
 FEW_PHASES = 6
 """Up to so many phases, one query each is quicker than one for all by the minute."""
@@ -44,8 +46,6 @@ _ADDITIVE = (Aggregation.SUM, Aggregation.COUNT, Aggregation.LATEST)
 """Whose usage of a phase can be told from that of its minutes."""
 AT_ONCE = 5_000
 """The usage of so many entitlements is read with one scan for each meter and start."""
-MANY_PERIODS = 500
-"""An entitlement that may have more of them behind it is computed on a reading thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,20 @@ class Usage:
         rows = figures(cursor, self._measure.meter, question)
         return {start: quotient(value) for start, value in rows}
 
+    def moments(
+        self, cursor: Cursor, start: datetime, end: datetime, unit: Moment
+    ) -> list[tuple[datetime, Any]]:
+        """The minutes or seconds with usage, in order, and what it is: see ``of_moments``."""
+        if not self._measure.subjects:
+            return []
+        return moments(cursor, self._measure.meter, self._question(start, end), unit)
+
+    def of_moments(self) -> Callable[[datetime, Sequence[Any]], Decimal]:
+        """What the moments of a phase come to, given when its usage period began; asked in order of the phases."""
+        if self._measure.meter.aggregation is Aggregation.UNIQUE_COUNT:
+            return _FirstValues().add
+        return lambda _, amounts: quotient(sum(amounts))
+
     def _spans(self, phases: Sequence[Phase]) -> list[Span]:
         """What to ask for: of UNIQUE_COUNT two for each phase, up to its start and up to its end."""
         unique = self._measure.meter.aggregation is Aggregation.UNIQUE_COUNT
@@ -159,6 +173,22 @@ class Usage:
         return [minute for minute, _ in rows], [value for _, value in rows]
 
 
+class _FirstValues:
+    """The values that are there for the first time in their usage period."""
+
+    def __init__(self) -> None:
+        self._period_start: datetime | None = None
+        self._seen: set[str] = set()
+
+    def add(self, period_start: datetime, values: Sequence[Sequence[str]]) -> Decimal:
+        """How many of these are."""
+        if period_start != self._period_start:
+            self._period_start, self._seen = period_start, set()
+        before = len(self._seen)
+        self._seen.update(*values)
+        return Decimal(len(self._seen) - before)
+
+
 class Balances:
     """Values of entitlements, at any time."""
 
@@ -184,11 +214,10 @@ class Balances:
 
     async def values(self, entitlements: Sequence[Entitlement], time: datetime) -> list[Value]:
         """The value of each at ``time``, the meters asked in at most one read. Raises TooManyPhases."""
-        if not any(self._has_many_periods(entitlement, time) for entitlement in entitlements):
-            known = [self._value(None, entitlement, time) for entitlement in entitlements]
-            values = [value for value in known if value is not None]
-            if len(values) == len(known):
-                return values
+        known = [self._value(None, entitlement, time) for entitlement in entitlements]
+        values = [value for value in known if value is not None]
+        if len(values) == len(known):
+            return values
         read = await self._database.reading(
             lambda cursor: [self._value(cursor, entitlement, time) for entitlement in entitlements]
         )
@@ -236,12 +265,11 @@ class Balances:
         """What a value asks for, where that is remembered."""
         if entitlement.metering is None or not entitlement.active_at(time):
             return None
-        if self._has_many_periods(entitlement, time):
-            return None
         with contextlib.suppress(NotFound, TooManyPhases):
             if (usage := self.usage_of(entitlement)) is not None:
                 grants = self._entitlements.grants(entitlement.id)
-                return usage.asked(ask(entitlement, grants, time, gauge=usage.gauge).phases)
+                if usage.gauge or ask_sparsely(entitlement, grants, time) is None:
+                    return usage.asked(ask(entitlement, grants, time, gauge=usage.gauge).phases)
         return None
 
     def usage_of(self, entitlement: Entitlement) -> Usage | None:
@@ -257,21 +285,34 @@ class Balances:
         """None where it has to be read and there is no cursor."""
         if entitlement.metering is None or not entitlement.active_at(time):
             return _unmetered(entitlement, time)
-        usage = self.usage_of(entitlement)
+        usage, grants = self.usage_of(entitlement), self._entitlements.grants(entitlement.id)
         gauge = usage is not None and usage.gauge
-        question: Question = ask(entitlement, self._entitlements.grants(entitlement.id), time, gauge=gauge)
+        if not gauge and (sparse := ask_sparsely(entitlement, grants, time)) is not None:
+            if cursor is None and usage is not None:
+                return None
+            return sparse.answer(*self._sparse_usage(cursor, usage, sparse))
+        question: Question = ask(entitlement, grants, time, gauge=gauge)
         if usage is None:
             return question.answer([ZERO] * len(question.phases))
         usages = usage.known(question.phases) if cursor is None else usage.read(cursor, question.phases)
         return None if usages is None else question.answer(usages)
 
-    def _has_many_periods(self, entitlement: Entitlement, time: datetime) -> bool:
-        metering, period = entitlement.metering, entitlement.usage_period
-        if metering is None or period is None:
-            return False
-        recurrences = [grant.recurrence for grant in self._entitlements.grants(entitlement.id)]
-        lengths = [each.interval.approximate_seconds for each in (period, *recurrences) if each is not None]
-        return (time - metering.measure_usage_from).total_seconds() / min(lengths) > MANY_PERIODS
+    def ledger_before(self, cursor: Cursor, entitlement: Entitlement, time: datetime) -> Ledger | None:
+        """The ledger at a full minute, where so many phases lie before it that they are not to be run one by one."""
+        usage, grants = self.usage_of(entitlement), self._entitlements.grants(entitlement.id)
+        if usage is not None and usage.gauge:
+            return None
+        sparse = ask_sparsely(entitlement, grants, time)
+        return None if sparse is None else sparse.run(*self._sparse_usage(cursor, usage, sparse))
+
+    def _sparse_usage(
+        self, cursor: Cursor | None, usage: Usage | None, question: SparseQuestion
+    ) -> tuple[list[tuple[datetime, Any]], Callable[[datetime, Sequence[Any]], Decimal]]:
+        """The moments with usage, and what those of a phase come to."""
+        if cursor is None or usage is None:
+            return [], lambda _, __: ZERO
+        unit: Moment = "minute" if question.whole_minutes else "second"
+        return usage.moments(cursor, question.ledger.at, question.until, unit), usage.of_moments()
 
 
 def _unmetered(entitlement: Entitlement, time: datetime) -> Value:

@@ -27,7 +27,11 @@ class Form(Protocol):
 
     joins_subjects: bool
 
-    def columns(self, sql: Statement, minute: str) -> str:
+    def reading(self, sql: Statement) -> str:
+        """What to read of an event: the column ``v`` of those below."""
+        ...
+
+    def columns(self, minute: str) -> str:
         """The columns to read, to be grouped by the first; ``minute`` is that of an event, or the one before the floor."""
         ...
 
@@ -88,8 +92,11 @@ class _Figures:
         self._steps = parse_path(self._path)
         self._minutes = _Minutes(self._join)
 
-    def columns(self, sql: Statement, minute: str) -> str:
-        return f"{minute}, {self._aggregates(number_value(sql, self._path))}"
+    def reading(self, sql: Statement) -> str:
+        return number_value(sql, self._path)
+
+    def columns(self, minute: str) -> str:
+        return f"{minute}, {self._aggregates()}"
 
     def merge(self, rows: Sequence[Row]) -> None:
         for minute, *columns in rows:
@@ -111,7 +118,7 @@ class _Figures:
     def __len__(self) -> int:
         return len(self._minutes)
 
-    def _aggregates(self, number: str) -> str:
+    def _aggregates(self) -> str:
         raise NotImplementedError
 
     def _of_row(self, value: Any) -> Any:
@@ -131,8 +138,8 @@ class _Figures:
 class Sum(_Figures):
     """SUM, exactly."""
 
-    def _aggregates(self, number: str) -> str:
-        return sum_column(number)
+    def _aggregates(self) -> str:
+        return sum_column("v")
 
     def _of_row(self, value: Any) -> Units | None:
         added = read_sum(value)
@@ -148,7 +155,10 @@ class Sum(_Figures):
 class Count(_Figures):
     """COUNT, which reads nothing of the event."""
 
-    def columns(self, sql: Statement, minute: str) -> str:
+    def reading(self, sql: Statement) -> str:
+        return "NULL"
+
+    def columns(self, minute: str) -> str:
         return f"{minute}, count(*)"
 
     def add(self, minute: int, time: datetime, document: Any) -> None:
@@ -161,8 +171,8 @@ class Count(_Figures):
 class Least(_Figures):
     """MIN."""
 
-    def _aggregates(self, number: str) -> str:
-        return f"min({number})"
+    def _aggregates(self) -> str:
+        return "min(v)"
 
     def _join(self, earlier: Decimal, later: Decimal) -> Decimal:
         return min(earlier, later)
@@ -171,8 +181,8 @@ class Least(_Figures):
 class Greatest(_Figures):
     """MAX."""
 
-    def _aggregates(self, number: str) -> str:
-        return f"max({number})"
+    def _aggregates(self) -> str:
+        return "max(v)"
 
     def _join(self, earlier: Decimal, later: Decimal) -> Decimal:
         return max(earlier, later)
@@ -181,8 +191,8 @@ class Greatest(_Figures):
 class Mean(_Figures):
     """AVG: the sum and of how many, exactly."""
 
-    def _aggregates(self, number: str) -> str:
-        return sum_column(number)
+    def _aggregates(self) -> str:
+        return sum_column("v")
 
     def _of_row(self, value: Any) -> tuple[Units, int] | None:
         return read_sum(value)
@@ -202,8 +212,8 @@ class Level(_Figures):
 
     joins_subjects = False  # of events of one second the last one stored counts, whosever it is
 
-    def _aggregates(self, number: str) -> str:
-        return f"{{'value': arg_max({number}, (time, seq)), 'time': max(time) FILTER (WHERE {number} IS NOT NULL)}}"
+    def _aggregates(self) -> str:
+        return "{'value': arg_max(v, (time, seq)), 'time': max(time) FILTER (WHERE v IS NOT NULL)}"
 
     def _of_row(self, value: Any) -> tuple[datetime, Decimal] | None:
         return None if value["value"] is None else (value["time"], measured(value["value"]))
@@ -229,8 +239,11 @@ class Firsts:
         self._settled: set[str] = set()
         self._later: dict[str, int] = {}
 
-    def columns(self, sql: Statement, minute: str) -> str:
-        return f"nullif({text_value(sql, self._path)}, 'null'), min({minute})"
+    def reading(self, sql: Statement) -> str:
+        return f"nullif({text_value(sql, self._path)}, 'null')"
+
+    def columns(self, minute: str) -> str:
+        return f"v, min({minute})"
 
     def merge(self, rows: Sequence[Row]) -> None:
         for value, minute in rows:

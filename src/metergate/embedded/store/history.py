@@ -47,7 +47,14 @@ class Histories:
         def read(cursor: Cursor) -> tuple[list[Window], Sequence[Segment]]:
             usage = self._balances.usage_of(entitlement)
             gauge = usage is not None and usage.gauge
-            question = ask_history(entitlement, self._grants.of(entitlement.id), span, windows, gauge=gauge)
+            question = ask_history(
+                entitlement,
+                self._grants.of(entitlement.id),
+                span,
+                windows,
+                lambda time: self._balances.ledger_before(cursor, entitlement, time),
+                gauge=gauge,
+            )
             if usage is None:
                 usages, used = [ZERO] * len(question.phases), {}
             else:

@@ -318,7 +318,7 @@ def _scan(cursor: Cursor, rollup: _Rollup, subjects: Collection[str] = ()) -> li
     """
     measure, span = rollup.measure, rollup.span
     sql = Statement()
-    columns = rollup.form.columns(sql, f"greatest(epoch_us(time) // 60000000, {rollup.floor - 1})")
+    columns = rollup.form.columns(f"greatest(epoch_us(time) // 60000000, {rollup.floor - 1})")
     question = MeterQuery(
         start=span.start,
         end=span.end if span.closed else None,
@@ -327,5 +327,6 @@ def _scan(cursor: Cursor, rollup: _Rollup, subjects: Collection[str] = ()) -> li
     )
     where = f"seq <= {sql.add(rollup.upto)} AND {where_clause(sql, measure.meter, question)}"
     first, keys = ("subject, ", "1, 2") if subjects else ("", "1")
-    statement = f"SELECT {first}{columns} FROM events WHERE {where} GROUP BY {keys}"  # noqa: S608
+    events = f"SELECT *, {rollup.form.reading(sql)} AS v FROM events WHERE {where}"  # noqa: S608
+    statement = f"SELECT {first}{columns} FROM ({events}) GROUP BY {keys}"  # noqa: S608
     return cursor.execute(statement, sql.parameters).fetchall()

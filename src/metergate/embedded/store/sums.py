@@ -52,7 +52,9 @@ def nearest(value: Decimal) -> float:
 
 
 def sum_column(number: str) -> str:
-    """The SQL of the sum of this column of DOUBLE, NULL being passed over, for ``read_sum``."""
+    """The SQL of the sum of this column of DOUBLE, NULL being passed over, for ``read_sum``. A column, and no expression:
+    it is written so often that planning would take longer than adding.
+    """
     whole, fraction = f"trunc({number})", f"({number} - trunc({number})) * {_FRACTIONS}"
     fits = f"abs({number}) < {_LARGE} AND {fraction} = trunc({fraction})"
     return (

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from metergate.embedded.domain.filters import StringFilter
 from metergate.embedded.domain.meters import Aggregation, Meter
@@ -28,6 +28,7 @@ from metergate.embedded.store.statements import Statement, number_value, text_va
 from metergate.embedded.store.sums import Units, nearest, quotient, read_sum, sum_column, units
 
 LONG = timedelta(days=1200)
+Moment: TypeAlias = Literal["minute", "second"]
 _SUMS = (Aggregation.SUM, Aggregation.AVG)
 """What is added up."""
 _AGGREGATE = {
@@ -102,6 +103,29 @@ def figures(cursor: Cursor, meter: Meter, question: MeterQuery) -> list[tuple[da
     return [(_bounds(question, row)[0], value) for row, value in values if value is not None]
 
 
+def moments(
+    cursor: Cursor, meter: Meter, question: MeterQuery, unit: Moment
+) -> list[tuple[datetime, Units | list[str]]]:
+    """The minutes or seconds with usage, in order, and what it is: a figure to add, of UNIQUE_COUNT the values.
+
+    Of a question without windows and groups; the meter sums, counts, or counts values.
+    """
+    sql = Statement()
+    if meter.value_property is None:
+        reading, value = "NULL", "count(*)"
+    elif meter.aggregation is Aggregation.UNIQUE_COUNT:
+        reading = f"nullif({text_value(sql, meter.value_property)}, 'null')"
+        value = "list(DISTINCT v) FILTER (v IS NOT NULL)"
+    else:
+        reading, value = number_value(sql, meter.value_property), sum_column("v")
+    events = f"SELECT time, {reading} AS v FROM events WHERE {where_clause(sql, meter, question)}"  # noqa: S608
+    statement = f"SELECT date_trunc('{unit}', time), {value} FROM ({events}) GROUP BY 1 ORDER BY 1"  # noqa: S608
+    found = cursor.execute(statement, sql.parameters).fetchall()
+    unique = meter.aggregation is Aggregation.UNIQUE_COUNT
+    values = ((moment, column if unique else _exact(meter, column)) for moment, column in found)
+    return [(from_database(moment), value) for moment, value in values if value is not None]
+
+
 def _rows(
     cursor: Cursor, meter: Meter, question: MeterQuery, *, exact: bool = False
 ) -> list[tuple[Any, ...]]:
@@ -147,10 +171,12 @@ def _chosen(cursor: Cursor, sql: Statement, meter: Meter, question: MeterQuery, 
         return _Chosen(
             f"{rows} AS readings", ("min(first)", "max(last)", hours.VALUES[meter.aggregation]), True
         )
-    where = where_clause(sql, meter, question)
-    return _Chosen(
-        f"events WHERE {where}", ("min(time)", "max(time)", _value(sql, meter, exact=exact)), False
-    )
+    where, times = where_clause(sql, meter, question), ("min(time)", "max(time)")
+    if exact and meter.value_property is not None:
+        number = number_value(sql, meter.value_property)
+        readings = f"(SELECT *, {number} AS v FROM events WHERE {where}) AS readings"  # noqa: S608
+        return _Chosen(readings, (*times, sum_column("v")), by_hour=False)
+    return _Chosen(f"events WHERE {where}", (*times, _value(sql, meter)), by_hour=False)
 
 
 def _with_known_range(cursor: Cursor, meter: Meter, question: MeterQuery) -> MeterQuery:
@@ -170,13 +196,12 @@ def _with_known_range(cursor: Cursor, meter: Meter, question: MeterQuery) -> Met
     return replace(question, start=from_database(row[0]), end=from_database(row[1]) + SECOND)
 
 
-def _value(sql: Statement, meter: Meter, *, exact: bool) -> str:
+def _value(sql: Statement, meter: Meter) -> str:
     if meter.value_property is None:
         return "count(*)"
     if meter.aggregation is Aggregation.UNIQUE_COUNT:
         return f"count(DISTINCT nullif({text_value(sql, meter.value_property)}, 'null'))"
-    number = number_value(sql, meter.value_property)
-    return sum_column(number) if exact else _AGGREGATE[meter.aggregation].format(number)
+    return _AGGREGATE[meter.aggregation].format(number_value(sql, meter.value_property))
 
 
 def _window(sql: Statement, question: MeterQuery) -> str | None:
