@@ -237,11 +237,14 @@ def test_before_it_begins_and_after_it_is_deleted_an_entitlement_gives_no_access
     assert value(openmeter, V1, time="2026-03-15T12:30:00Z")["hasAccess"] is True
 
 
-def test_a_time_that_is_none_or_too_far_away_is_refused(openmeter, acme):
+def test_a_time_that_is_none_is_refused_and_none_is_too_far_away(openmeter, acme):
     body = {"type": "metered", "featureKey": "count", "usagePeriod": {"interval": "PT1H"}}
     openmeter("POST", V2, body | {"preserveOverageAtReset": True, "issueAfterReset": 1})
-    for time in ("yesterday", "2026-03-15", "9999-01-01T00:00:00Z"):
+    for time in ("yesterday", "2026-03-15", "10000-01-01T00:00:00Z"):
         assert openmeter("GET", f"{V2}/count/value?time={time}").status == 400
+    for year in ("0001", "9999"):
+        answer = openmeter("GET", f"{V2}/count/value?time={year}-12-31T22:59:59Z")
+        assert (answer.status, answer.json["hasAccess"]) == (200, year == "9999")
 
 
 def test_access_tells_all_values_at_once(openmeter, entitle, use):
