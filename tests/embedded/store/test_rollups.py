@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -257,15 +256,14 @@ def test_a_minute_that_is_over_is_counted_once_more_when_an_event_comes_late(sta
 def test_writers_at_the_same_time_are_counted_once_each_while_a_rollup_is_built(stage):
     measure = Measure(stage.begin()[Aggregation.COUNT], NO_FILTER, ("a", "b"))
     batches = [[stage.event(30, "1", "ab"[number % 2]) for number in range(7)] for _ in range(60)]
-    writing, stop = threading.Event(), threading.Event()
+    written = False
 
     async def write(number: int) -> None:
         for batch in batches[number::3]:
             await stage.store.append(batch, START)
-            writing.set()
 
     async def read() -> None:
-        while not stop.is_set():
+        while not written:
             stage.rollups.forget(-1)
             known = stage.rollups.totals(measure, [span(0, 1)])
             assert known is None
@@ -273,14 +271,16 @@ def test_writers_at_the_same_time_are_counted_once_each_while_a_rollup_is_built(
             (total,) = stage.rollups.totals(measure, [span(0, 1)]) or [None]
             assert total is None or 0 <= total <= 420
 
-    with ThreadPoolExecutor(4) as pool:
-        writers = [pool.submit(asyncio.run, write(number)) for number in range(3)]
-        assert writing.wait(10)
-        reader = pool.submit(asyncio.run, read())
-        for writer in writers:
-            writer.result(30)
-        stop.set()
-        reader.result(30)
+    async def together() -> None:
+        nonlocal written
+        reading = asyncio.ensure_future(read())
+        try:
+            await asyncio.gather(*map(write, range(3)))
+        finally:
+            written = True
+            await reading
+
+    stage.runner.run(together())
     assert stage.ask(measure, span(0, 1)) == stage.scan(measure, span(0, 1)) == [420]
 
 
