@@ -115,6 +115,18 @@ class Engine:
             return Admission(subject)
         return self._answer(subject, decision, route)
 
+    def admit_at_once(
+        self, user: UserLike | None, route: str = "", beside: tuple[Hold, ...] = ()
+    ) -> Admission | None:
+        """As `admit`, on any thread, where nobody has to be asked; None where `admit` has to find out, on the event loop."""
+        subject = self._read_subject(user)
+        if not self._required:
+            return Admission(subject)
+        if subject is None:
+            return self._refuse_nobody(user, route)
+        decision = self._entitlements.grant(subject, self._required, self._check, beside)
+        return None if decision is None else self._answer(subject, decision, route)
+
     async def _ask(self, subject: str, route: str, beside: tuple[Hold, ...]) -> Admission:
         decision = await self._entitlements.ask(subject, self._required, self._check, beside)
         return self._answer(subject, decision, route)

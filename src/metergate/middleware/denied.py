@@ -28,13 +28,18 @@ def problem(denial: Denial, path: str, request_id: str) -> bytes:
     moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     members: dict[str, Any] = {
         "type": f"{_TYPE}{denial.status}",
-        "title": HTTPStatus(denial.status).phrase,
+        "title": title(denial.status),
         "status": denial.status,
         "detail": denial.detail,
         "instance": path,
         "trace": {"timestamp": moment, "requestId": request_id},
     }
     return msgspec.json.encode(members | denial.members())
+
+
+def title(status: int) -> str:
+    """The words for a status."""
+    return HTTPStatus(status).phrase
 
 
 def headers(denial: Denial, length: int) -> list[tuple[str, str]]:

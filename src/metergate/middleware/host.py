@@ -13,6 +13,7 @@ from typing import Any
 from metergate.engine import Backends, Engine
 from metergate.errors import ConfigurationError
 from metergate.middleware.callers import Caller, caller_of
+from metergate.middleware.loops import LoopThread
 from metergate.policy.options import GROUPS, OPTIONS, read_options
 
 _log = logging.getLogger("metergate.middleware")
@@ -64,6 +65,8 @@ class Metergate:
         self.is_excluded = exclude if callable(exclude) else frozenset(exclude).__contains__
         self.backends = Backends(_spool(spool), workers=workers)
         self.engine = self.engine_for("metergate")
+        self.loop = LoopThread()
+        """Where a host without an event loop has OpenMeter asked."""
         self._lock = threading.Lock()
         self._started_in: int | None = None
 
@@ -112,6 +115,7 @@ class Metergate:
         """
         if self._started_in == os.getpid():
             self._started_in = None
+            self.loop.close(self.backends.stop)
             self.backends.drain(timeout)
 
     async def stop(self) -> None:
