@@ -90,9 +90,10 @@ def wrong_paths(description, operation) -> Iterator[tuple[str, str]]:
 
 
 def wrong_queries(description, operation) -> Iterator[tuple[str, str]]:
-    """Names of parameters, and the path with one of them that does not fit."""
+    """Names of parameters, and the path with one of them that does not fit, beside a page that does."""
     if operation.method != "GET" or "{" in operation.path:
         return
+    paged = "pageSize" in {parameter["name"] for parameter in operation.parameters}
     for parameter in operation.parameters:
         if "schema" not in parameter:  # it is JSON, or in version 3 an object spread over several
             continue
@@ -104,9 +105,9 @@ def wrong_queries(description, operation) -> Iterator[tuple[str, str]]:
             wrong = ("yesterday", "2026-01-01")
         if "items" in schema:
             wrong = tuple(each for each in WRONG_PARTS if any(description.findings(each, schema["items"])))
-        yield from (
-            (parameter["name"], f"{operation.path}?{parameter['name']}={quote(each)}") for each in wrong
-        )
+        name = parameter["name"]
+        beside = "&pageSize=1" if paged and name != "pageSize" else ""
+        yield from ((name, f"{operation.path}?{name}={quote(each)}{beside}") for each in wrong)
 
 
 def test_what_the_description_gives_as_an_example_or_lets_be_null_is_not_refused_for_its_form(walked):

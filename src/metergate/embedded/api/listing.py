@@ -43,10 +43,9 @@ def read_page(request: Request) -> Page:
 
 def listing(request: Request, items: Sequence[T], view: Callable[[T], Any]) -> Any:
     """A page where one is asked for, else a bare list, cut by ``limit`` and ``offset``."""
+    start, end = _bounds(request)
     if "page" in request.query_params or "pageSize" in request.query_params:
         return read_page(request).of(items, view)
-    start = integer(request, "offset", 0, least=0, most=_MAX_NUMBER)
-    end = start + integer(request, "limit", DEFAULT_SIZE, least=1, most=MAX_SIZE)
     return [view(item) for item in items[start:end]]
 
 
@@ -55,11 +54,18 @@ def page_or_slice(request: Request, items: Sequence[T], view: Callable[[T], Any]
 
     The page of such an older request has the number and the size 0, as in OpenMeter.
     """
+    start, end = _bounds(request)
     asked = request.query_params.keys()
     if asked & {"page", "pageSize"} or not asked & {"limit", "offset"}:
         return read_page(request).of(items, view)
-    shown = listing(request, items, view)
+    shown = [view(item) for item in items[start:end]]
     return {"totalCount": len(items), "page": 0, "pageSize": 0, "items": shown}
+
+
+def _bounds(request: Request) -> tuple[int, int]:
+    """What ``offset`` and ``limit`` cut out; they have to fit also where a page is asked for."""
+    start = integer(request, "offset", 0, least=0, most=_MAX_NUMBER)
+    return start, start + integer(request, "limit", DEFAULT_SIZE, least=1, most=MAX_SIZE)
 
 
 def ordered(
