@@ -99,6 +99,57 @@ def test_a_window_that_begins_before_usage_was_measured_is_left_out(openmeter, e
     assert windows(openmeter) == [("13:00", 0, 9)]
 
 
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (
+            {"windowTimeZone": "Asia/Kolkata"},  # half an hour off: measuring began in the midst of an hour
+            [
+                ("2026-03-15T17:00:00+05:30", 2, 20),
+                ("2026-03-15T18:00:00+05:30", 3, 18),
+                ("2026-03-15T19:00:00+05:30", 0, 15),
+            ],
+        ),
+        (
+            {"windowTimeZone": "Asia/Kathmandu"},
+            [
+                ("2026-03-15T17:00:00+05:45", 2, 20),
+                ("2026-03-15T18:00:00+05:45", 3, 18),
+                ("2026-03-15T19:00:00+05:45", 0, 15),
+            ],
+        ),
+        ({"windowSize": "DAY", "windowTimeZone": "America/New_York"}, [("2026-03-15T00:00:00-04:00", 5, 20)]),
+        ({"windowSize": "DAY", "windowTimeZone": "Europe/London"}, [("2026-03-15T00:00:00Z", 5, 20)]),
+        ({"windowSize": "DAY"}, []),
+    ],
+)
+def test_in_a_time_zone_the_window_in_which_measuring_began_is_told_from_there_on(
+    openmeter, entitle, use, clock, query, expected
+):
+    entitle(grants=[{"amount": 20}])
+    use("2026-03-15T11:59:59Z", 1)  # before it
+    use("2026-03-15T12:00:00Z", 1)
+    use("2026-03-15T12:10:00Z", 1)
+    use("2026-03-15T12:40:00Z", 1, 1, 1)
+    clock.move(hours=1, minutes=40)
+    shown = history(openmeter, **query)["windowedHistory"]
+    assert [(each["period"]["from"], each["usage"], each["balanceAtStart"]) for each in shown] == expected
+
+
+@pytest.mark.parametrize("month", [4, 10])
+def test_no_hour_is_left_out_where_clocks_change_by_half_an_hour(openmeter, entitle, use, clock, month):
+    clock.now = clock.now.replace(month=month, day=4 if month == 4 else 3, hour=12)
+    began = clock.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    entitle(grants=[{"amount": 100, "effectiveAt": began}])
+    for hour in range(12, 19):
+        for minute in (5, 35):
+            use(began.replace("T12:00", f"T{hour}:{minute:02}"), 1)
+    clock.move(hours=8)
+    shown = history(openmeter, windowTimeZone="Australia/Lord_Howe")["windowedHistory"]
+    assert sum(each["usage"] for each in shown) == 14
+    assert len({each["period"]["from"] for each in shown}) == len(shown)
+
+
 def test_segments_end_where_a_grant_changes_and_say_who_covered_what(openmeter, entitle, use, clock):
     entitle(
         grants=[

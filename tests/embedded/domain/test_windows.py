@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metergate.embedded.domain.windows import WindowSize, find_zone, offsets, window_end, window_start
+from metergate.embedded.domain.windows import (
+    WindowSize,
+    find_zone,
+    offsets,
+    window_end,
+    window_start,
+    windows_between,
+)
 
 ZONES = [
     "UTC",
@@ -36,6 +43,41 @@ def test_every_moment_lies_in_its_window_and_its_window_begins_in_itself(moment,
     assert start <= moment < end
     assert window_start(start, size, zone) == start
     assert window_start(end - timedelta(seconds=1), size, zone) == start
+
+
+CHANGES = [
+    "2026-04-04T15:00",
+    "2026-10-03T15:30",
+    "2026-03-29T01:00",
+    "2026-10-25T01:00",
+    "2011-12-30T10:00",
+    "2026-11-01T05:00",
+]
+near_changes = st.builds(
+    lambda change, minutes: datetime.fromisoformat(change).replace(tzinfo=UTC) + timedelta(minutes=minutes),
+    st.sampled_from(CHANGES),
+    st.integers(-300, 300),
+)
+
+
+@given(
+    moments | near_changes,
+    st.integers(1, 3000),
+    st.sampled_from([WindowSize.HOUR, WindowSize.DAY]),
+    zones,
+    st.data(),
+)
+def test_the_windows_of_a_time_are_those_of_its_moments_in_order_and_no_others(
+    start, minutes, size, zone, data
+):
+    windows = windows_between(start, start + timedelta(minutes=minutes), size, zone)
+    starts = [window.start for window in windows]
+    assert starts == sorted(set(starts))
+    assert all(window.end == window_end(window.start, size, zone) for window in windows)
+    assert starts[0] == window_start(start, size, zone)
+    moment = start + timedelta(minutes=data.draw(st.integers(0, minutes - 1)))
+    assert window_start(moment, size, zone) in starts
+    assert all(window_start(each, size, zone) == each for each in starts)
 
 
 @given(moments, zones)

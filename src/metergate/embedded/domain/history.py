@@ -50,7 +50,7 @@ class HistoryQuestion:
         at = {segment.phase.start: segment.opening.balance for segment in done.segments}
         at[done.ledger.at] = done.ledger.balance
         shown = [segment for segment in done.segments if segment.phase.start >= self.start]
-        balances = tuple(at.get(window.start, ZERO) for window in self.windows)
+        balances = tuple(at.get(max(window.start, self.start), ZERO) for window in self.windows)
         return History(balances, tuple(self._joined(shown)))
 
     def _joined(self, segments: Sequence[Segment]) -> list[Segment]:
@@ -72,10 +72,12 @@ def ask_history(
     lead: Callable[[datetime], Ledger | None] = lambda _: None,
     *,
     gauge: bool,
+    first_part: bool = False,
 ) -> HistoryQuestion:
     """What to ask the meter for the history of ``span``, which may begin in the midst of the first window.
 
-    Windows that begin before usage was measured are left out. ``lead`` gives the ledger at the moment when the history
+    Windows that begin before usage was measured are left out, as OpenMeter does, and with ``first_part`` the one in which
+    measuring began is not: its balance is that of this moment. ``lead`` gives the ledger at the moment when the history
     begins, where it is known and need not be carried there phase by phase.
 
     Raises:
@@ -85,8 +87,9 @@ def ask_history(
     metering = entitlement.metering
     if metering is None:
         raise ValueError("only a metered entitlement has a history")
-    windows = [window for window in windows if window.start >= metering.measure_usage_from]
-    start = min([span.start, *(window.start for window in windows[:1])])
+    since = metering.measure_usage_from
+    windows = [window for window in windows if window.start >= since or (first_part and window.end > since)]
+    start = max(min([span.start, *(window.start for window in windows[:1])]), since)
     cuts = [start, *(window.start for window in windows)]
     ledger = lead(start) or opening(entitlement, metering, issued, start, gauge=gauge)
     plain = ask_from(entitlement, metering, issued, ledger, span.end, gauge=gauge)

@@ -119,6 +119,8 @@ def window_end(start: datetime, size: WindowSize, zone: tzinfo) -> datetime:
 def windows_between(start: datetime, end: datetime, size: WindowSize, zone: tzinfo) -> list[Period]:
     """The windows with a part of the time from ``start`` to ``end`` in them, whole ones, in order.
 
+    Where clocks change by half an hour, so do the hours, and two of them share half an hour.
+
     Raises ValueError where they are more than ``MAX_WINDOWS``.
     """
     windows = []
@@ -131,7 +133,8 @@ def windows_between(start: datetime, end: datetime, size: WindowSize, zone: tzin
         windows.append(Period(begin, following))
         if len(windows) > MAX_WINDOWS:
             raise ValueError(f"more than {MAX_WINDOWS} windows of a {size.lower()} lie in between")
-        begin = following
+        again = window_start(following, size, zone)
+        begin = again if again > begin else following
     return windows
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 from decimal import Decimal
 
 from metergate.embedded.domain.entitlements import Entitlement
@@ -54,6 +54,7 @@ class Histories:
                 windows,
                 lambda time: self._balances.ledger_before(cursor, entitlement, time),
                 gauge=gauge,
+                first_part=zone is not UTC,  # in UTC OpenMeter leaves it out
             )
             if usage is None:
                 usages, used = [ZERO] * len(question.phases), {}
