@@ -57,7 +57,7 @@ class MetergateMiddleware:
         try:
             if self._admits:
                 caller = self._metergate.caller(
-                    environ, _found_user(environ), lambda name: _header(environ, name)
+                    environ, _found_user(environ), lambda name: read_header(environ, name)
                 )
                 admit(self._metergate, self._metergate.engine, caller, path, metering, response.add_header)
             body = self._app(environ, response.start)
@@ -113,7 +113,7 @@ def _found_user(environ: Environ) -> Any:
     return environ.get("REMOTE_USER") or None
 
 
-def _header(environ: Environ, name: bytes) -> str | None:
+def read_header(environ: Environ, name: bytes) -> str | None:
     """A request header. Servers join one that comes twice with a comma, which no name of a user has in it here."""
     value = environ.get("HTTP_" + name.decode("latin-1").upper().replace("-", "_"))
     return None if value is None or "," in value else str(value)
