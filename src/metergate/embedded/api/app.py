@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from urllib.parse import unquote
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -56,7 +56,10 @@ class Application:
         """``visibility_delay``: seconds after which an event that was acknowledged is seen; every answer tells."""
         self._router = Router(routes, redirect_slashes=False)
         self._token = None if token is None else f"Bearer {token}".encode()
-        self._visibility = f"{visibility_delay:g}"
+        self._brand = [
+            (b"x-powered-by", POWERED_BY.encode()),
+            (VISIBILITY_HEADER.lower().encode(), f"{visibility_delay:g}".encode()),
+        ]
         self.startup = startup
         self.shutdown = shutdown
         self._in_flight: set[asyncio.Task[None] | None] = set()
@@ -91,16 +94,13 @@ class Application:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
-        request_id = _request_id(headers)
         started = False
 
         async def branded(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                answer = MutableHeaders(scope=message)
-                answer["X-Powered-By"] = POWERED_BY
-                answer[VISIBILITY_HEADER] = self._visibility
+                message["headers"] = [*message["headers"], *self._brand]
             await send(message)
 
         try:
@@ -111,8 +111,12 @@ class Application:
             scope["path"] = _routed_path(scope)
             await self._router(scope, receive, branded)
         except ClientDisconnect:
-            log.debug("the client left before its request was read", extra={"request_id": request_id})
+            extra = {"request_id": _request_id(headers)}
+            log.debug("the client left before its request was read", extra=extra)
         except Exception as exception:
+            request_id = _request_id(
+                headers
+            )  # not earlier: random bytes cost as much as all else of a small request
             problem = as_problem(exception)
             if problem.status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 log.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
