@@ -353,6 +353,9 @@ def test_a_rule_is_made_shown_changed_and_deleted(openmeter, channel, rule):
     )
     assert openmeter.call("GET", f"{BASE}/rules", channel=channel["id"])["totalCount"] == 1
     assert openmeter.call("GET", f"{BASE}/rules", feature="calls")["totalCount"] == 0
+    with pytest.raises(Refused, match="feature not found: none") as refused:
+        openmeter.call("PUT", one, body | {"thresholds": made["thresholds"], "features": ["none"]})
+    assert refused.value.status == 400
     openmeter.call("DELETE", one)
     assert openmeter.call("GET", f"{BASE}/rules")["items"] == []
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from metergate.embedded.api.problems import Invalid, NotFound, Problem
+from metergate.embedded.api.problems import BadRequest, Invalid, NotFound, Problem
 from metergate.embedded.domain.identifiers import new_id
 from metergate.embedded.domain.notifications import (
     RESET,
@@ -132,7 +132,7 @@ class NotificationStore:
             await self._put(self._channels, msgspec.structs.replace(channel, deleted_at=now, updated_at=now))
 
     async def save_rule(self, given: RuleInput, now: datetime, identifier: str | None = None) -> Rule:
-        """A new rule, or that with this id changed. Raises Invalid, NotFound."""
+        """A new rule, or that with this id changed. Raises BadRequest, Invalid, NotFound."""
         async with self._changes:
             old = None if identifier is None else self.rule(identifier)
             if given.type not in (THRESHOLD, RESET):
@@ -151,9 +151,16 @@ class NotificationStore:
                 disabled=given.disabled,
                 metadata=given.metadata or None,
                 thresholds=tuple(given.thresholds or ()),
-                features=tuple(self._features.find(feature).id for feature in given.features or ()),
+                features=tuple(self._feature_id(feature) for feature in given.features or ()),
             )
             return await self._put(self._rules, rule)
+
+    def _feature_id(self, id_or_key: str) -> str:
+        """Raises 400 for a feature that is not there: it is not the rule that was looked for."""
+        try:
+            return self._features.find(id_or_key).id
+        except NotFound as exception:
+            raise BadRequest(f"feature not found: {id_or_key}") from exception
 
     async def delete_rule(self, identifier: str, now: datetime) -> None:
         """Raises NotFound."""
