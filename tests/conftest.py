@@ -9,6 +9,7 @@ settings.register_profile("metergate", deadline=None)
 settings.load_profile("metergate")
 
 
+@pytest.hookimpl(trylast=True)  # hypothesis marks its tests in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Property tests run without coverage: it takes them three times as long, and examples show the same lines."""
     for item in items:
