@@ -68,20 +68,31 @@ def told(server: Server, count: int) -> list[float]:
         threading.Event().wait(0.02)
 
 
+def make_rule(server: Server, *values: float) -> None:
+    hook = {"type": "WEBHOOK", "name": "Hook", "url": "http://127.0.0.1:9/"}
+    channel = call(server, "POST", "/api/v1/notification/channels", hook)
+    rule = {
+        "type": "entitlements.balance.threshold",
+        "name": "Rule",
+        "channels": [channel["id"]],
+        "thresholds": [{"type": "usage_value", "value": value} for value in values],
+    }
+    call(server, "POST", "/api/v1/notification/rules", rule)
+
+
+def test_thresholds_are_told_of_events_that_are_seen_late(tmp_path):
+    with openmeter_server(tmp_path / "data", CONFIG, visibility_delay=0.5) as server:
+        make_rule(server, 5)
+        take_in(write_events(tmp_path / "events.jsonl", 0, 6), "--url", server.url)
+        assert told(server, 1) == [5]
+
+
 def test_thresholds_are_told_of_imported_events_into_a_running_server_and_into_a_stopped_ones_folder(
     tmp_path,
 ):
     data = tmp_path / "data"
     with openmeter_server(data, CONFIG) as server:
-        hook = {"type": "WEBHOOK", "name": "Hook", "url": "http://127.0.0.1:9/"}
-        channel = call(server, "POST", "/api/v1/notification/channels", hook)
-        rule = {
-            "type": "entitlements.balance.threshold",
-            "name": "Rule",
-            "channels": [channel["id"]],
-            "thresholds": [{"type": "usage_value", "value": value} for value in (5, 9)],
-        }
-        call(server, "POST", "/api/v1/notification/rules", rule)
+        make_rule(server, 5, 9)
         take_in(write_events(tmp_path / "first.jsonl", 0, 6), "--url", server.url)
         assert told(server, 1) == [5]
         server.stop()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
 from metergate.embedded.domain.cloudevents import Event
@@ -23,6 +23,8 @@ class LateEventStore(EventStore):
         self._seconds = seconds
         self._late: set[asyncio.Task[None]] = set()
         self._at_once = asyncio.Event()
+        self.used: Callable[[Iterable[str]], None] = lambda subjects: None
+        """Told whose events were stored, each time."""
 
     async def append(self, events: Sequence[Event], received: datetime) -> None:
         """Return at once."""
@@ -39,3 +41,4 @@ class LateEventStore(EventStore):
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._at_once.wait(), self._seconds)
         await super().append(events, received)
+        self.used(event.subject for event in events)

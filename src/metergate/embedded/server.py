@@ -107,6 +107,8 @@ def _assemble(
     )
 
     notifier = services.notifier = Notifier(services)
+    if late is not None:
+        late.used = notifier.used
     background: set[asyncio.Task[None]] = set()
 
     async def startup() -> None:
