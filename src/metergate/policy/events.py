@@ -8,7 +8,7 @@ few pieces joined.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from metergate.policy.data import copied, encoded
 from metergate.policy.instant import format_instant
 from metergate.policy.meters import merge
 from metergate.policy.model import Meter, Policy
+from metergate.policy.traffic import NOTHING_SEEN, CountsNowhere, NotFilled, Seen, filled, never
 
 NO_SUBJECT = "no_subject"
 INVALID_DATA = "invalid_data"
@@ -33,8 +34,8 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Drop(msgspec.Struct, frozen=True):
-    """An event that could not be made. ``reason`` is ``no_subject`` or ``invalid_data``, ``message`` is for
-    an operator."""
+    """An event that could not be made. ``reason`` is ``no_subject``, ``invalid_data``, ``no_usage`` or
+    ``missing_value``, ``message`` is for an operator."""
 
     reason: str
     type: str
@@ -77,14 +78,16 @@ class _Pieces(msgspec.Struct, frozen=True):
 class EventEncoder:
     """Makes the events of one policy. Nothing of a request is kept in it; threads may share it."""
 
-    __slots__ = ("_configured", "_only", "_pieces", "_source")
+    __slots__ = ("_configured", "_only", "_pieces", "_source", "_varies")
 
     def __init__(self, policy: Policy) -> None:
         """Raises UsageError where a meter of a policy made by hand has data that is not JSON."""
         self._source = _encode(policy.event_source)
         self._configured = policy.meters
-        self._pieces = {id(meter): self._prepare(meter) for meter in policy.meters}
-        alone = len(policy.meters) == 1 and not policy.meters[0].subject
+        constant = [meter for meter in policy.meters if meter.traffic is None]
+        self._pieces = {id(meter): self._prepare(meter) for meter in constant}
+        self._varies = len(constant) < len(policy.meters)
+        alone = len(policy.meters) == 1 and not policy.meters[0].subject and not self._varies
         self._only = policy.meters[0] if alone else None
 
     def record(
@@ -94,17 +97,20 @@ class EventEncoder:
         time_ms: int,
         runtime: tuple[Meter, ...] | None,
         sequence: dict[str, int],
+        seen: Seen = NOTHING_SEEN,
+        counts_nowhere: CountsNowhere = never,
     ) -> Recording:
         """The events of one request that is metered ``time_ms`` milliseconds after 1970.
 
         ``runtime`` is what `runtime_meters` made of the meters that the request set. ``sequence`` is empty
         for a new request and shared by all policies that meter it: it counts meters by type, for the ``-2``,
-        ``-3`` of further ones. Never raises: an event that cannot be made is in ``dropped``, for its caller
-        to log and count.
+        ``-3`` of further ones. ``seen`` and ``counts_nowhere`` are for meters that take something from the
+        traffic; see `metergate.policy.traffic`. Never raises: an event that cannot be made is in ``dropped``,
+        for its caller to log and count.
         """
         if self._only is not None and not runtime and not sequence and (who := _subject_json(subject)):
             return self._usual(self._only, request_id, subject or "", who, time_ms, sequence)
-        meters = merge(self._configured, runtime)
+        meters: Iterable[Meter] = merge(self._configured, runtime)
         if not meters:
             return NOTHING
         start = _START + _encode(request_id)[1:-1] + b"-"
@@ -113,6 +119,8 @@ class EventEncoder:
         lines: list[bytes] = []
         events: list[RecordedEvent] = []
         dropped: list[Drop] = []
+        if self._varies:
+            meters = _filled(meters, seen, counts_nowhere, dropped)
         for meter in meters:
             own = meter.subject
             number = _number(meter.type, sequence)
@@ -179,6 +187,22 @@ class EventEncoder:
             raise UsageError(f'The meter "{meter.type}": {reason}.') from None
         first = b"-" + name[1:-1] + _TIME
         return _Pieces(name[1:-1], first, _SOURCE + source + _SUBJECT, _TYPE + name + data + b"}\n")
+
+
+def _filled(
+    meters: Iterable[Meter], seen: Seen, counts_nowhere: CountsNowhere, dropped: list[Drop]
+) -> list[Meter]:
+    """The meters with the data of this request; what cannot be filled is added to ``dropped``."""
+    ready: list[Meter] = []
+    for meter in meters:
+        if meter.traffic is None:
+            ready.append(meter)
+            continue
+        try:
+            ready += filled(meter, meter.traffic, seen, counts_nowhere)
+        except NotFilled as lack:
+            dropped.append(_drop(lack.reason, meter, str(lack)))
+    return ready
 
 
 def _subject_json(subject: str | None) -> bytes | None:

@@ -13,12 +13,16 @@ from metergate.policy.data import copied, find_fault
 from metergate.policy.fields import WHOLE, Fields, Unset, child, is_text, kind, shown
 from metergate.policy.instant import read_instant
 from metergate.policy.model import Meter
+from metergate.policy.secret import Secret
 from metergate.policy.subject import as_subject
+from metergate.policy.traffic import OPTIONS as TRAFFIC_OPTIONS
+from metergate.policy.traffic import read_traffic
 
 _log = logging.getLogger("metergate.policy")
 
-_STATIC_KEYS = ("type", "data", "subject", "source")
-_RUNTIME_KEYS = (*_STATIC_KEYS, "id", "time")
+_KEYS = ("type", "data", "subject", "source")
+_STATIC_KEYS = (*_KEYS, *TRAFFIC_OPTIONS)
+_RUNTIME_KEYS = (*_KEYS, "id", "time")
 _SIMPLE_KEYS = frozenset(_RUNTIME_KEYS) - {"time"}
 _EXAMPLE = '{"type": "api-request", "data": {"count": 1}}'
 _QUANTITIES = frozenset(("value", "count", "amount", "quantity"))
@@ -26,15 +30,16 @@ _OTHER_NAMES = ("eventType", "event_type", "eventtype", "event", "slug", "name",
 """What the type is called elsewhere; named in the fix of a meter without one."""
 
 
-def read_meters(value: Any) -> tuple[tuple[Meter, ...], list[Finding]]:
-    """The meters of a configuration (one object or a list) and all findings, by path (``$`` is the value)."""
+def read_meters(value: Any, hash_key: Secret | None = None) -> tuple[tuple[Meter, ...], list[Finding]]:
+    """The meters of a configuration (one object or a list) and all findings, by path (``$`` is the value). ``hash_key``
+    is what expressions with ``hash:`` hash with."""
     if isinstance(value, list | tuple):
         if not value:
             fix = f'Write at least one, such as {_EXAMPLE}, or leave "meter" out.'
             return (), [error("$", "The list has no meter in it.", fix)]
-        read = [_read(item, child("$", index), runtime=False) for index, item in enumerate(value)]
+        read = [_read_configured(item, child("$", index), hash_key) for index, item in enumerate(value)]
     else:
-        read = [_read(value, "$", runtime=False)]
+        read = [_read_configured(value, "$", hash_key)]
     meters = tuple(meter for meter, _ in read if meter is not None)
     return meters, [finding for _, findings in read for finding in findings]
 
@@ -58,7 +63,7 @@ def runtime_meters(value: Any) -> tuple[Meter, ...]:
     for index, item in enumerate(value):
         meter = _simple(item)
         if meter is None:
-            meter, findings = _read(_as_mapping(item), "meter" if alone else f"meters[{index}]", runtime=True)
+            meter, findings = _read_set(_as_mapping(item), "meter" if alone else f"meters[{index}]")
             faults += [finding for finding in findings if finding.severity == "error"]
             for finding in findings:
                 if finding.severity == "warning":
@@ -106,22 +111,40 @@ def _as_mapping(value: Any) -> Any:
     return value
 
 
-def _read(value: Any, path: str, *, runtime: bool) -> tuple[Meter | None, list[Finding]]:
-    """One meter, or None and why not."""
-    if not isinstance(value, Mapping):
-        fix = (
-            f'Write {{"type": {shown(value)}}}.' if isinstance(value, str) and value else f"Write {_EXAMPLE}."
-        )
-        return None, [error(path, f"A meter has to be an object, not {kind(value)}.", fix)]
-    fields = Fields(value, path)
+def _read_configured(value: Any, path: str, hash_key: Secret | None) -> tuple[Meter | None, list[Finding]]:
+    """One meter of the configuration, or None and why not."""
+    fields, findings = _fields(value, path)
+    if fields is None:
+        return None, findings
     name = _type(fields)
-    data = _data(fields, runtime=runtime)
-    overrides: dict[str, str | None] = {"subject": _subject(fields), "source": _name(fields, "source")}
-    if runtime:
-        overrides |= {"id": _name(fields, "id"), "time": _time(fields)}
-    _name_meaningless(fields, runtime=runtime)
+    data, traffic = read_traffic(fields, _data(fields, runtime=False), hash_key)
+    meter = Meter(name, data, _subject(fields), _name(fields, "source"), traffic=traffic)
+    _name_meaningless(fields, runtime=False)
+    return _unless_refused(meter, fields)
+
+
+def _read_set(value: Any, path: str) -> tuple[Meter | None, list[Finding]]:
+    """One meter that was set at run time, or None and why not."""
+    fields, findings = _fields(value, path)
+    if fields is None:
+        return None, findings
+    name = _type(fields)
+    data = _data(fields, runtime=True)
+    meter = Meter(name, data, _subject(fields), _name(fields, "source"), _name(fields, "id"), _time(fields))
+    _name_meaningless(fields, runtime=True)
+    return _unless_refused(meter, fields)
+
+
+def _fields(value: Any, path: str) -> tuple[Fields | None, list[Finding]]:
+    if isinstance(value, Mapping):
+        return Fields(value, path), []
+    fix = f'Write {{"type": {shown(value)}}}.' if isinstance(value, str) and value else f"Write {_EXAMPLE}."
+    return None, [error(path, f"A meter has to be an object, not {kind(value)}.", fix)]
+
+
+def _unless_refused(meter: Meter, fields: Fields) -> tuple[Meter | None, list[Finding]]:
     refused = any(finding.severity == "error" for finding in fields.findings)
-    return None if refused else Meter(name, data, **overrides), fields.findings
+    return None if refused else meter, fields.findings
 
 
 def _type(fields: Fields) -> str:
@@ -222,6 +245,8 @@ def _name_meaningless(fields: Fields, *, runtime: bool) -> None:
     if not runtime:
         hints["id"] = "A constant id would make all later events duplicates of the first; set it at run time."
         hints["time"] = "A constant time would count all usage at that instant; set it at run time."
+    else:
+        hints |= dict.fromkeys(TRAFFIC_OPTIONS, "It is for meters of the configuration.")
     for key in _QUANTITIES & fields.values.keys():
         # at run time without the value: a message that differs from request to request would be logged each time
         data = f'{{"{key}": ...}}' if runtime else shown(_with(fields, key), WHOLE)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from metergate.policy.expressions.template import Template
 from metergate.policy.secret import Secret
 from metergate.policy.statuses import StatusSet
 from metergate.policy.subject import SubjectPath
@@ -17,11 +18,34 @@ Durability = Literal["memory", "process", "power"]
 
 
 @dataclass(frozen=True, slots=True)
+class TokenMeter:
+    """``from``, ``tokens`` and ``estimate`` of a meter: whose responses are read, and what becomes of their tokens.
+
+    ``each``: an event for each kind of token; otherwise one with all of them.
+    """
+
+    provider: str
+    each: bool = True
+    estimate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FromTraffic:
+    """What a configured meter takes from a request and its response. ``required``: JSON paths into the data, as in
+    `expressions.Filled`; where one of them is missing there is no event."""
+
+    template: Template
+    tokens: TokenMeter | None = None
+    required: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Meter:
     """One event to send for a request that is metered.
 
     ``data`` is the event's data, None where it has none. The rest overrides a CloudEvents field for this
-    event only; ``id`` and ``time`` (RFC 3339, UTC) can be set at run time only.
+    event only; ``id`` and ``time`` (RFC 3339, UTC) can be set at run time only. ``traffic`` is None unless the data
+    differs from request to request by what the configuration takes from them; ``data`` is what is constant of it.
     """
 
     type: str
@@ -30,6 +54,7 @@ class Meter:
     source: str | None = None
     id: str | None = None
     time: str | None = None
+    traffic: FromTraffic | None = None
 
 
 @dataclass(frozen=True, slots=True)

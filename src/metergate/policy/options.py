@@ -35,6 +35,7 @@ OPTIONS = (
     "subjectPath",
     "entitlementCheck",
     "delivery",
+    "hashKey",
 )
 _CHECK_OPTIONS = (
     "ttlSeconds",
@@ -84,6 +85,7 @@ _IN_OTHER_WORDS = {
 }
 """The same for options of ``entitlementCheck`` whose value has another form."""
 
+_LEAST_HASH_KEY = 16
 _MOST_IN_A_BATCH = 10_000
 _MOST_DELAY_MS = 3_600_000
 _BARE_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]+)?(/[^?#]*)?")
@@ -173,6 +175,28 @@ def _header_value(fields: Fields, key: str) -> str:
     return bare
 
 
+def _hash_key(fields: Fields) -> Secret | None:
+    """What ``$hash:`` hashes with; None where there is none. No message ever shows it."""
+    if "hashKey" not in fields.values:
+        return None
+    value = fields.values["hashKey"]
+    fix = 'Write "hashKey": "$env(METERGATE_HASH_KEY)" and set that variable.'
+    if isinstance(value, Unset):
+        fields.refuse(
+            "hashKey", f"The environment variable {value.variable} is not set.", f"Set {value.variable}."
+        )
+    elif not isinstance(value, str):
+        fields.refuse("hashKey", '"hashKey" has to be a string.', fix)
+    elif value.strip().startswith("$env("):
+        fields.refuse("hashKey", '"hashKey" still is the name of a variable, not its value.', fix)
+    elif len(value.strip()) < _LEAST_HASH_KEY:
+        message = f'"hashKey" is too short: who guesses it can tell what was hashed. It needs {_LEAST_HASH_KEY} characters.'
+        fields.refuse("hashKey", message, "Take what `openssl rand -hex 32` prints.")
+    else:
+        return Secret(value.strip())
+    return Secret("refused")  # so that nothing is said of every expression as well
+
+
 def _api_url(fields: Fields) -> str:
     if not fields.given("apiUrl", DEFAULT_API_URL):
         return DEFAULT_API_URL
@@ -242,7 +266,7 @@ def _meters(fields: Fields) -> tuple[Meter, ...]:
     value = fields.values.get("meter", ())
     if "meter" not in fields.values:
         return ()
-    meters, findings = read_meters(value)
+    meters, findings = read_meters(value, _hash_key(fields))
     fields.include(findings, "meter")
     return meters
 
