@@ -10,7 +10,8 @@ from uuid import uuid4
 
 import msgspec
 
-from benchmarks.machine import OTHERS, cpu_seconds, on_core
+from benchmarks.machine import MEASURED, OTHERS, cpu_seconds, on_core
+from benchmarks.peers import Plain, plain_databases, store_all
 from benchmarks.report import Figure, Section, middle
 from benchmarks.servers import start_measured
 from metergate.testing.events import meter_total
@@ -29,6 +30,9 @@ def ingesting(folder: Path, events: dict[int, int], rounds: int) -> Section:
     """``events`` says how many to send for each batch size."""
     server = openmeter_server(folder / "ingest", {"meters": METERS})
     start_measured(server)
+    with on_core(MEASURED):
+        plain = plain_databases(folder / "plain")
+    beside: dict[tuple[str, int], list[tuple[float, float]]] = {}
     rates: dict[int, list[float]] = {size: [] for size in events}
     costs: dict[int, list[float]] = {size: [] for size in events}
     refused = 0
@@ -41,20 +45,42 @@ def ingesting(folder: Path, events: dict[int, int], rounds: int) -> Section:
                 rates[size].append(report.requests * size / report.seconds)
                 costs[size].append((cpu_seconds(server.pid) - before) / (report.requests * size) * 1e6)
                 refused += report.failed + report.requests - report.statuses.get(204, 0)
+                for peer in plain:
+                    beside.setdefault((peer.name, size), []).append(_peer(peer, requests, size))
         stored = int(meter_total(server.url, "calls"))
         queries = [_query_ms(server) for _ in range(4 * rounds)]
     finally:
         server.kill()
+        for peer in plain:
+            peer.close()
     figures: list[Figure] = []
     for size in events:
         figures.append(Figure(f"batches of {size}", middle(rates[size]), "events/s", GOALS.get(size, "")))
         figures.append(Figure("  CPU of the server", middle(costs[size]), "µs/event"))
+        for peer in plain:
+            rate, cost = (middle(values) for values in zip(*beside[peer.name, size], strict=True))
+            figures += [
+                Figure(f"  {peer.name}, no HTTP", rate, "events/s"),
+                Figure("    CPU", cost, "µs/event"),
+                Figure("    ours, of its rate", middle(rates[size]) / rate, ""),
+            ]
     title = f"one month by hour, SUM of {stored:,} events"
     figures.append(Figure(title, middle(queries), "ms", "150 or less for 10,000,000"))
     notes = [f"{CONNECTIONS} connections; the server on a core of its own; medians of {rounds} rounds"]
+    notes.append(
+        "the plain databases: one thread, one commit for each batch, each event once, a tenth as many events"
+    )
     if refused:
         notes.append(f"{refused} requests were not answered with 204")
     return Section("embedded OpenMeter over HTTP", tuple(figures), tuple(notes))
+
+
+def _peer(peer: Plain, requests: list[bytes], size: int) -> tuple[float, float]:
+    """Events a second and microseconds of CPU an event, of the first tenth of the same events."""
+    bodies = [request.partition(b"\r\n\r\n")[2] for request in requests[: max(1, len(requests) // 10)]]
+    with on_core(MEASURED):
+        seconds, cpu = store_all(peer, bodies)
+    return len(bodies) * size / seconds, cpu / (len(bodies) * size) * 1e6
 
 
 def _replay(url: str, requests: list[bytes]) -> LoadReport:

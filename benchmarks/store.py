@@ -12,12 +12,15 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
+from urllib.request import urlopen
 from uuid import uuid4
 
+import duckdb
 import msgspec
 
 from benchmarks.machine import OTHERS, cpu_seconds, on_core
+from benchmarks.peers import plain_databases, took_ms
 from benchmarks.report import Figure, Section, middle
 from metergate.embedded.store import events as event_tables
 from metergate.embedded.store.database import Database
@@ -27,10 +30,18 @@ from metergate.testing.processes import HOST, Server, metergate_command, openmet
 SUBJECTS = 1_000
 ENTITLED = 200
 BATCH = 100
+QUIET_SECONDS = 6.0
+"""It looks for new events every two seconds, and on a busy machine it comes to that later."""
 CONFIG: dict[str, Any] = {
     "meters": [
         {"slug": "tokens", "eventType": "llm-usage", "aggregation": "SUM", "valueProperty": "$.tokens"},
         {"slug": "calls", "eventType": "llm-usage", "aggregation": "COUNT"},
+        {
+            "slug": "amounts",
+            "eventType": "llm-usage",
+            "aggregation": "UNIQUE_COUNT",
+            "valueProperty": "$.tokens",
+        },
     ],
     "features": [{"key": "tokens", "name": "tokens", "meterSlug": "tokens"}],
     "customers": [
@@ -78,6 +89,7 @@ def storing(folder: Path, events: int, asks: int) -> Section:
     """With so many events in the store; values are asked for ``asks`` times."""
     fill(folder / "data", events)
     size = sum(file.stat().st_size for file in (folder / "data").iterdir())
+    beside = _peers(folder, events) if events <= 1_000_000 else []
     server = openmeter_server(folder / "data", CONFIG)
     server.start()  # makes what the configuration asks for
     try:
@@ -95,9 +107,11 @@ def storing(folder: Path, events: int, asks: int) -> Section:
             Figure("bytes an event, on disk", size / events, "bytes"),
             Figure("quiet after its background work of", _settle(server), "s"),
             *_queries(server),
+            *_pages(server),
             *_values(server, asks),
             *_copies(server, folder, events),
             Figure("memory at most", _peak_mb(server), "MB"),
+            *beside,
         ]
     finally:
         server.kill()
@@ -110,29 +124,81 @@ def storing(folder: Path, events: int, asks: int) -> Section:
 
 def _settle(server: Server) -> float:
     """How long it took until it had nothing to do any more: it loads keys, and keeps what meters measured by the hour."""
-    began = time.perf_counter()
-    for _ in range(300):
+    began = quiet_since = time.perf_counter()
+    while time.perf_counter() - quiet_since < QUIET_SECONDS and quiet_since - began < 900:
         before = cpu_seconds(server.pid)
         time.sleep(1.0)
-        if cpu_seconds(server.pid) - before < 0.1:
-            break
-    return time.perf_counter() - began
+        if cpu_seconds(server.pid) - before >= 0.05:
+            quiet_since = time.perf_counter()
+    return quiet_since - began
 
 
 def _queries(server: Server) -> list[Figure]:
     end = datetime.now(UTC).replace(microsecond=0)
     month = {"from": _text(end - timedelta(days=31)), "to": _text(end)}
+    hour, day = {"windowSize": "HOUR"}, {"windowSize": "DAY"}
+    lately = {
+        "from": _text(end - timedelta(days=2)),
+        "to": _text(end - timedelta(days=1)),
+        "windowSize": "MINUTE",
+    }
+    berlin, kolkata = {"windowTimeZone": "Europe/Berlin"}, {"windowTimeZone": "Asia/Kolkata"}
     questions: dict[str, dict[str, Any]] = {
-        "a month by hour": month | {"windowSize": "HOUR"},
-        "a month by day of Berlin, by subject": month
-        | {"windowSize": "DAY", "windowTimeZone": "Europe/Berlin", "groupBy": "subject"},
-        "a month of one subject by hour": month | {"windowSize": "HOUR", "subject": "customer-7"},
+        "a month by hour": month | hour,
+        "a month by day of Berlin, by subject": month | day | berlin | {"groupBy": "subject"},
+        "a month of one subject by hour": month | hour | {"subject": "customer-7"},
+        "a month by minute": month | {"windowSize": "MINUTE"},
+        "a day of one subject by minute": lately | {"subject": "customer-7"},
+        "a month by day of Kolkata": month | day | kolkata,
+        "a month of one subject by day of Kolkata": month | day | kolkata | {"subject": "customer-7"},
+        "a month by day, UNIQUE_COUNT": month | day | {"meter": "amounts"},
+        "a month of one subject, UNIQUE_COUNT": month | {"subject": "customer-7", "meter": "amounts"},
     }
     figures = []
     for name, question in questions.items():
-        target = "/api/v1/meters/tokens/query?" + urlencode(question)
+        target = f"/api/v1/meters/{question.pop('meter', 'tokens')}/query?" + urlencode(question)
         goal = "150 or less for 10,000,000" if name == "a month by hour" else ""
         figures.append(Figure(name, middle([_get_ms(server, target) for _ in range(5)]), "ms", goal))
+    return figures
+
+
+def _pages(server: Server) -> list[Figure]:
+    """Pages of a hundred events; the deep one lies after a thousand others."""
+    deep = "/api/v2/events?limit=100"
+    for _ in range(10):
+        deep = f"/api/v2/events?limit=100&cursor={quote(_get(server, deep)['nextCursor'])}"
+    pages = {
+        "newest events, version 1": "/api/v1/events?limit=100",
+        "  of one subject": "/api/v1/events?limit=100&subject=customer-7",
+        "newest events, version 2": "/api/v2/events?limit=100",
+        "  after a thousand": deep,
+        "newest events, version 3": "/api/v3/openmeter/events?page[size]=100",
+    }
+    return [
+        Figure(name, middle([_get_ms(server, target) for _ in range(5)]), "ms")
+        for name, target in pages.items()
+    ]
+
+
+def _peers(folder: Path, events: int) -> list[Figure]:
+    """What plain databases take for the same events and questions."""
+    figures = []
+    for plain in plain_databases(folder / "plain"):
+        with duckdb.connect(str(folder / "data" / "openmeter.duckdb"), read_only=True) as connection:
+            connection.execute(
+                "SELECT source, id, type, subject, strftime(time, '%Y-%m-%dT%H:%M:%SZ'), data FROM events"
+            )
+            while lines := connection.fetchmany(10_000):
+                plain.store(lines)
+        end = datetime.now(UTC)
+        start = end - timedelta(days=31)
+        hours = middle([took_ms(lambda: plain.by_hour(start, end)) for _ in range(3)])  # noqa: B023
+        used = [took_ms(lambda: plain.used(f"customer-{number}", start)) for number in range(50)]  # noqa: B023
+        figures += [
+            Figure(f"{plain.name}: a month by hour", hours, "ms"),
+            Figure("  a month of one subject, as a value needs it", middle(used), "ms"),
+        ]
+        plain.close()
     return figures
 
 
@@ -236,6 +302,11 @@ def _event(run: str, number: int) -> dict[str, Any]:
         "subject": f"customer-{number % SUBJECTS}",
         "data": {"model": "gpt", "tokens": number % 500, "route": "/v1/chat/completions"},
     }
+
+
+def _get(server: Server, target: str) -> Any:
+    with urlopen(server.url + target, timeout=60) as answer:
+        return msgspec.json.decode(answer.read())
 
 
 def _get_ms(server: Server, target: str) -> float:
