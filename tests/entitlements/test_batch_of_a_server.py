@@ -7,7 +7,12 @@ from datetime import UTC, datetime
 import msgspec
 
 from metergate.entitlements import Entitlements
+from metergate.entitlements.counted import Counted
 from metergate.entitlements.decision import GRANTED
+from metergate.entitlements.usage.folder import Folder
+from metergate.entitlements.usage.ledger import Ledger
+from metergate.entitlements.usage.local import LocalUsage
+from metergate.entitlements.usage.watermark import Watermark
 from metergate.openmeter.access import AccessClient
 from metergate.policy.model import EntitlementCheck
 from metergate.testing.processes import openmeter_server
@@ -17,17 +22,18 @@ CHECK = EntitlementCheck(ttl_seconds=5, max_stale_seconds=9999, timeout_seconds=
 SUBJECTS = [f"customer-{number}" for number in range(20)]
 
 
-def configuration():
+def configuration(**more):
     entitlement = {"featureKey": "api", "type": "metered", "usagePeriod": {"interval": "MONTH"}}
     return {
         "meters": [{"slug": "requests", "aggregation": "COUNT", "eventType": "request"}],
         "features": [{"key": "api", "name": "API", "meterSlug": "requests"}],
         "customers": [
             {"key": key, "name": key, "usageAttribution": {"subjectKeys": [key]}}
-            for key in (*SUBJECTS, "poor")
+            for key in (*SUBJECTS, "poor", *more)
         ],
         "entitlements": [{**entitlement, "customer": key, "issueAfterReset": 50} for key in SUBJECTS]
-        + [{**entitlement, "customer": "poor"}],
+        + [{**entitlement, "customer": "poor"}]
+        + [{**entitlement, "customer": key, "issueAfterReset": units} for key, units in more.items()],
     }
 
 
@@ -85,3 +91,33 @@ def test_many_old_answers_are_renewed_by_one_request_and_a_top_up_is_found_by_it
     assert statistics.batches == 2
     assert asked == 9 + 1, "the nine strangers and the one whose access has changed"
     assert not statistics.failing
+
+
+def test_of_many_new_subjects_each_is_known_at_once_and_none_is_let_in_twice_on_that(tmp_path, clock):
+    """With the local count, by the embedded OpenMeter: who has one unit gets one request, however many come."""
+
+    async def scenario(url):
+        client = AccessClient(url, "key")
+        checks = Entitlements(client, clock=clock)
+        local = LocalUsage(
+            Ledger(Folder(None, most_places=64), Watermark(lambda: [(1, 0)]), clock, visibility=5)
+        )
+        local.watch(API)
+        checks.count_by(Counted(client, local, clock=clock))
+        waiting = {subject: [asyncio.ensure_future(checks.ask(subject, API, CHECK))] for subject in SUBJECTS}
+        waiting["last"] = [asyncio.ensure_future(checks.ask("last", API, CHECK)) for _ in range(8)]
+        await until(lambda: all(each.done() for one in waiting.values() for each in one), clock)
+        statistics = checks.statistics()
+        await checks.close()
+        return {
+            subject: [each.result().reason for each in one] for subject, one in waiting.items()
+        }, statistics
+
+    with openmeter_server(tmp_path / "data", configuration(last=1)) as server:
+        reasons, statistics = asyncio.run(scenario(server.url))
+    assert sorted(reasons.pop("last")) == ["exhausted"] * 7 + ["granted"]
+    assert list(reasons.values()) == [["granted"]] * len(SUBJECTS)
+    assert (statistics.batches, statistics.failing) == (1, False)
+    assert statistics.asked <= 5 + 1 + 1, (
+        "those of the burst, the last, and one that asks whether a limit is soft"
+    )

@@ -141,9 +141,10 @@ def test_a_full_queue_drops_who_waited_longest_in_the_least_urgent_class():
 def test_those_that_fit_are_found_in_order_and_no_class_hides_another():
     queue = queue_of(UNKNOWN="a", LIMIT="l1 l2 l3 m", STALE="s t")
     fits = lambda waiting: not waiting.subject.startswith("l")  # noqa: E731
-    assert [each.subject for each in queue.first(fits, 9, 9)] == ["m", "s", "t"]
-    assert [each.subject for each in queue.first(fits, 2, 9)] == ["m", "s"]
-    assert [each.subject for each in queue.first(fits, 9, 1)] == ["s"]
+    rest = (Urgency.LIMIT, Urgency.STALE)
+    assert [each.subject for each in queue.first(fits, rest, 9, 9)] == ["m", "s", "t"]
+    assert [each.subject for each in queue.first(fits, rest, 2, 9)] == ["m", "s"]
+    assert [each.subject for each in queue.first(fits, rest, 9, 1)] == ["s"]
     queue.remove("s")
     assert queue.urgency("s") is None
     assert len(queue) == 6

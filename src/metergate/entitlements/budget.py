@@ -14,7 +14,7 @@ waited longest in the least urgent class makes room, and is counted.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 from itertools import chain, islice
 from typing import Generic, Protocol, TypeVar
@@ -162,12 +162,14 @@ class ReadQueue(Generic[_Q]):
         self._turn = (self._turn + 1) % len(TURNS)
         return waiting.popitem(last=False)[1]
 
-    def first(self, fits: Callable[[_Q], bool], most: int, looked_at: int) -> list[_Q]:
-        """At most ``most`` of the less urgent that fit, in their order; of each class only so many are looked at."""
-        less_urgent = chain.from_iterable(
-            islice(self._classes[urgency].values(), looked_at) for urgency in (Urgency.LIMIT, Urgency.STALE)
+    def first(
+        self, fits: Callable[[_Q], bool], classes: Iterable[Urgency], most: int, looked_at: int
+    ) -> list[_Q]:
+        """At most ``most`` of these classes that fit, in their order; of each class only so many are looked at."""
+        waiting = chain.from_iterable(
+            islice(self._classes[urgency].values(), looked_at) for urgency in classes
         )
-        return list(islice(filter(fits, less_urgent), most))
+        return list(islice(filter(fits, waiting), most))
 
     def remove(self, subject: str) -> None:
         """Let a subject wait no more."""

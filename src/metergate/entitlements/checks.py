@@ -26,7 +26,6 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import msgspec
 
@@ -41,32 +40,22 @@ from metergate.entitlements.decision import (
     decide_without_answer,
     grants,
 )
-from metergate.entitlements.flights import Flight, Flights
-from metergate.entitlements.snapshot import Snapshot, Snapshots, is_near_limit
+from metergate.entitlements.flight import Flight
+from metergate.entitlements.flights import Flights
+from metergate.entitlements.snapshot import Snapshot, Snapshots
 from metergate.entitlements.source import AccessSource
-from metergate.entitlements.statistics import EntitlementStatistics
+from metergate.entitlements.statistics import EntitlementStatistics, gather
 from metergate.entitlements.usage.local import Hold
+from metergate.entitlements.wanted import DENIAL_SECONDS, Wanted, is_fresh, is_said, need, usable
 from metergate.policy.model import EntitlementCheck
 
 GRACE = 2.0
 """Times ``ttlSeconds`` that a grant may serve while it is refreshed. It bounds how late a limit is noticed:
 without it a subject that comes back after an hour would be let in once on an answer an hour old."""
 
-DENIAL_SECONDS = 1.0
-"""How long an answer that denies serves, where ``ttlSeconds`` is not shorter."""
-
 MOST_SUBJECTS = 200_000
 MOST_IN_FLIGHT = 4096
 MOST_QUEUED = 20_000
-
-
-class _Wanted(NamedTuple):
-    """What a request wants to be let in for."""
-
-    subject: str
-    features: tuple[str, ...]
-    check: EntitlementCheck
-    beside: tuple[Hold, ...]
 
 
 class Entitlements:
@@ -139,23 +128,45 @@ class Entitlements:
             features: the feature keys that are all needed; best the same tuple each time.
             beside: what is held for the same request already. Of that it holds only what is more.
         """
+        granted = self.grant(subject, features, check, beside)
+        if granted is not None:
+            return granted
         snapshot = self._snapshot_of(subject)
-        now = self._clock()
+        wanted, now = Wanted(subject, features, check, beside), self._clock()
         if snapshot is not None and now - snapshot.fresh_from < check.ttl_seconds:
-            if features in snapshot.granted:
-                ceilings = snapshot.ceilings
-                if not ceilings:
-                    self._granted += 1
-                    return GRANTED
-                held = self._take(ceilings, features, reserves(features, check), beside)
-                if isinstance(held, Hold):
-                    self._granted += 1
-                    return Decision(True, "granted", hold=held)
-                return self._hold(GRANTED, _Wanted(subject, features, check, beside), snapshot, now)
             decision = decide(snapshot, features, check, now=now)
-            if decision.allowed or now - snapshot.fresh_from < DENIAL_SECONDS:
-                return self._settle(decision, _Wanted(subject, features, check, beside), snapshot, now)
-        return self._decide_without_fresh(snapshot, _Wanted(subject, features, check, beside), now)
+            said = is_said(decision, snapshot)
+            if said and (decision.allowed or now - snapshot.fresh_from < DENIAL_SECONDS):
+                return self._settle(decision, wanted, snapshot, now)
+        return self._decide_without_fresh(snapshot, wanted, now)
+
+    def grant(
+        self,
+        subject: str,
+        features: tuple[str, ...],
+        check: EntitlementCheck,
+        beside: tuple[Hold, ...] = (),
+    ) -> Decision | None:
+        """The usual decision: OpenMeter said yes a moment ago, and the local count leaves enough. None: see ``decide``.
+
+        On any thread.
+        """
+        snapshot = self._snapshot_of(subject)
+        if (
+            snapshot is None
+            or self._clock() - snapshot.fresh_from >= check.ttl_seconds
+            or features not in snapshot.granted
+        ):
+            return None
+        ceilings = snapshot.ceilings
+        if not ceilings:
+            self._granted += 1
+            return GRANTED
+        held = self._take(ceilings, features, reserves(features, check), beside)
+        if not isinstance(held, Hold):
+            return None
+        self._granted += 1
+        return Decision(True, "granted", hold=held)
 
     async def ask(
         self,
@@ -171,25 +182,26 @@ class Entitlements:
         way waits for the next one, which all who wait share. Where the budget has none, the last answer serves.
         """
         deadline = asyncio.get_running_loop().time() + check.timeout_seconds
-        wanted = _Wanted(subject, features, check, beside)
+        wanted = Wanted(subject, features, check, beside)
         arrived = self._clock()
         snapshot = self._snapshot_of(subject)
-        while snapshot is None or not self._serves(snapshot, arrived, wanted):
+        while True:
+            if snapshot is not None and self._serves(snapshot, arrived, wanted):
+                decision = await self._judge(wanted, snapshot, deadline)
+                if decision is not None:
+                    return decision
             now = self._clock()
-            usable = snapshot is not None and now - snapshot.asked_at < check.max_stale_seconds
-            flight = self._seek(snapshot if usable else None, wanted, now)
+            flight = self._seek(snapshot, wanted, now)
             if flight is None:
                 return self._make_do(snapshot, wanted)
-            if snapshot is not None and usable and flight.deferred:
-                deferred = self._defer(wanted, snapshot, now)
+            serves = usable(snapshot, wanted, now)
+            if serves is not None and flight.deferred:
+                deferred = self._defer(wanted, serves, now)
                 if deferred is not None:
                     return deferred
             if not await self._flights.landed(flight, deadline):
                 return self._make_do(self._snapshot_of(subject), wanted)
             snapshot = flight.snapshot
-        if self._counted is not None and snapshot.ceilings and check.mode == "enforce":
-            snapshot = await self._make_sure(self._counted, wanted, snapshot, deadline)
-        return self._judge(wanted, snapshot, self._clock())
 
     async def check(self, subject: str, features: tuple[str, ...], check: EntitlementCheck) -> Decision:
         """What would be decided now, without letting anybody in: nothing is held."""
@@ -205,6 +217,10 @@ class Entitlements:
         """
         await self.check(subject, (feature,), check)
         snapshot = self._snapshot_of(subject)
+        if snapshot is not None and snapshot.is_provisional:
+            flight = self._flights.seek(subject, Urgency.LIMIT, self._clock(), alone=True)
+            deadline = asyncio.get_running_loop().time() + check.timeout_seconds
+            snapshot = await self._flights.brought(flight, deadline)
         if snapshot is None:
             return None
         if self._counted is not None:
@@ -244,36 +260,24 @@ class Entitlements:
 
     def statistics(self) -> EntitlementStatistics:
         """What was decided, asked and kept so far."""
-        flights = self._flights
-        return EntitlementStatistics(
+        return gather(
+            self._flights,
+            self._snapshots,
             decisions={**self._decisions, "granted": self._decisions["granted"] + self._granted},
-            asked=flights.asked,
             refreshes=self._refreshes,
-            requests=flights.requests,
-            batches=flights.batches,
-            confirmed=flights.confirmed,
-            failures=dict(flights.failures),
-            timeouts=flights.timeouts,
-            in_flight=flights.in_flight,
-            queued=flights.queued,
-            turned_away=flights.dropped,
             deferred=self._deferred,
             used_up=self._used_up,
-            snapshots=len(self._snapshots),
-            evictions=self._snapshots.evictions,
-            failing=flights.failing,
             local=None if self._counted is None else self._counted.local.statistics(),
         )
 
     # --- deciding
 
-    def _decide_without_fresh(
-        self, snapshot: Snapshot | None, wanted: _Wanted, now: float
-    ) -> Decision | None:
+    def _decide_without_fresh(self, snapshot: Snapshot | None, wanted: Wanted, now: float) -> Decision | None:
         subject, features, check, _ = wanted
         if self._flights.leads_nowhere(subject, now):
             return self._make_do(snapshot, wanted)
-        if snapshot is None or now - snapshot.asked_at >= check.max_stale_seconds:
+        snapshot = usable(snapshot, wanted, now)
+        if snapshot is None:
             return None
         granted = features in snapshot.granted or grants(snapshot, features)
         serves = granted and now - snapshot.fresh_from < check.ttl_seconds * GRACE
@@ -289,14 +293,22 @@ class Entitlements:
             return self._defer(wanted, snapshot, now)
         return self._settle(decide(snapshot, features, check, now=now), wanted, snapshot, now)
 
-    def _judge(self, wanted: _Wanted, snapshot: Snapshot, now: float) -> Decision:
-        """Decide on a snapshot that may serve, whatever the local count says of it."""
-        decision = decide(snapshot, wanted.features, wanted.check, now=now)
-        settled = self._settle(decision, wanted, snapshot, now, last=True)
-        return settled or decide_without_answer(wanted.features, wanted.check, retry_after=1.0)
+    async def _judge(self, wanted: Wanted, snapshot: Snapshot, deadline: float) -> Decision | None:
+        """Decide on a snapshot that may serve, whatever the local count says of it. None where that leaves nothing
+        of a provisional one.
+        """
+        counted = self._counted
+        if snapshot.is_provisional:
+            return self._settle(GRANTED, wanted, snapshot, self._clock())
+        if counted is not None and snapshot.ceilings and wanted.check.mode == "enforce":
+            snapshot = await self._make_sure(counted, wanted, snapshot, deadline)
+        decision = decide(snapshot, wanted.features, wanted.check, now=self._clock())
+        settled = self._settle(decision, wanted, snapshot, self._clock(), last=True)
+        without = decide_without_answer(wanted.features, wanted.check, retry_after=1.0)
+        return settled or self._count(without)
 
     def _settle(
-        self, decision: Decision, wanted: _Wanted, snapshot: Snapshot, now: float, *, last: bool = False
+        self, decision: Decision, wanted: Wanted, snapshot: Snapshot, now: float, *, last: bool = False
     ) -> Decision | None:
         """Remember what may serve for many, take what the request may cost, and count. None as for `_hold`."""
         self._flights.confirmations.need(wanted.features)
@@ -305,12 +317,12 @@ class Entitlements:
         return self._hold(decision, wanted, snapshot, now, last=last)
 
     def _hold(
-        self, decision: Decision, wanted: _Wanted, snapshot: Snapshot, now: float, *, last: bool = False
+        self, decision: Decision, wanted: Wanted, snapshot: Snapshot, now: float, *, last: bool = False
     ) -> Decision | None:
         """The decision with what is held for the request, or the denial where the local count leaves nothing.
 
         None: that would be a denial on our count alone, and OpenMeter was not asked for a second, or not yet
-        whether the limit is soft. Not where this is the ``last`` word.
+        whether the limit is soft. Where this is the ``last`` word only if it was not asked for a balance at all.
         """
         counted = self._counted
         if counted is None or not snapshot.ceilings or not decision.allowed or decision.shadowed:
@@ -319,6 +331,8 @@ class Entitlements:
         held = counted.take(snapshot, features, check, beside)
         if isinstance(held, Hold):
             return self._count(Decision(True, decision.reason, age=decision.age, hold=held))
+        if snapshot.is_provisional:
+            return None
         sure = counted.is_sure(subject, snapshot, held.feature, check)
         sure = sure and now - snapshot.balances_at < DENIAL_SECONDS
         if not (last or sure or check.mode == "shadow" or self._flights.leads_nowhere(subject, now)):
@@ -326,18 +340,19 @@ class Entitlements:
         self._used_up += 1
         return self._count(decide_used_up(snapshot, held.feature, check, now=now))
 
-    def _defer(self, wanted: _Wanted, snapshot: Snapshot, now: float) -> Decision | None:
+    def _defer(self, wanted: Wanted, snapshot: Snapshot, now: float) -> Decision | None:
         """Decide on a usable snapshot because the budget has no read for it now. None as for `_hold`."""
         decision = decide(snapshot, wanted.features, wanted.check, now=now, stale=True)
         settled = self._hold(decision, wanted, snapshot, now)
         self._deferred += settled is not None
         return settled
 
-    def _make_do(self, snapshot: Snapshot | None, wanted: _Wanted) -> Decision:
+    def _make_do(self, snapshot: Snapshot | None, wanted: Wanted) -> Decision:
         """Decide without asking: on the last answer, or as ``onError`` says."""
         subject, features, check, _ = wanted
         now = self._clock()
-        if snapshot is not None and now - snapshot.asked_at < check.max_stale_seconds:
+        snapshot = usable(snapshot, wanted, now)
+        if snapshot is not None:
             decision = decide(snapshot, features, check, now=now, stale=True)
             settled = self._hold(decision, wanted, snapshot, now, last=True)
             if settled is not None:
@@ -351,22 +366,22 @@ class Entitlements:
 
     # --- asking
 
-    def _serves(self, snapshot: Snapshot, arrived: float, wanted: _Wanted) -> bool:
+    def _serves(self, snapshot: Snapshot, arrived: float, wanted: Wanted) -> bool:
         """Whether an answer is fresh, and its balances, too, where the local count leaves nothing of them."""
-        if not _is_fresh(snapshot, arrived, wanted.features, wanted.check):
+        if not is_fresh(snapshot, arrived, wanted):
             return False
+        if snapshot.is_provisional:
+            return grants(snapshot, wanted.features)
         if arrived - snapshot.balances_at < DENIAL_SECONDS or wanted.check.mode == "shadow":
             return True
         counted = self._counted
         return counted is None or not counted.lacks(snapshot, wanted.features, wanted.check, wanted.beside)
 
     async def _make_sure(
-        self, counted: Counted, wanted: _Wanted, snapshot: Snapshot, deadline: float
+        self, counted: Counted, wanted: Wanted, snapshot: Snapshot, deadline: float
     ) -> Snapshot:
         async def read_again() -> Snapshot | None:
-            flight = self._seek(snapshot, wanted, self._clock())
-            found = flight is not None and await self._flights.landed(flight, deadline)
-            return flight.snapshot if flight is not None and found else None
+            return await self._flights.brought(self._seek(snapshot, wanted, self._clock()), deadline)
 
         subject, features, check, beside = wanted
         try:
@@ -375,23 +390,9 @@ class Entitlements:
         except TimeoutError:
             return snapshot
 
-    def _seek(self, usable: Snapshot | None, wanted: _Wanted, now: float) -> Flight | None:
-        """A read of this subject, as urgent as what is known of it makes it; ``usable`` None: nothing is."""
-        subject, features, _, _ = wanted
-        if usable is None:
-            return self._flights.seek(subject, Urgency.UNKNOWN, now, alone=True)
-        changed = usable.fresh_from < usable.asked_at
-        counted = self._counted
-        near = is_near_limit(usable, features, None if counted is None else counted.left)
-        urgent = changed or near or not grants(usable, features)
-        alone = changed or near or not self._flights.confirmations.fit(subject, usable)
-        return self._flights.seek(subject, Urgency.LIMIT if urgent else Urgency.STALE, now, alone=alone)
-
-
-def _is_fresh(snapshot: Snapshot, arrived: float, features: tuple[str, ...], check: EntitlementCheck) -> bool:
-    """Whether an answer was asked for after ``arrived``, or is younger than it may be then."""
-    if snapshot.fresh_from >= arrived:
-        return True
-    age = arrived - snapshot.fresh_from
-    denies = check.mode == "enforce" and not grants(snapshot, features)
-    return age < (min(check.ttl_seconds, DENIAL_SECONDS) if denies else check.ttl_seconds)
+    def _seek(self, known: Snapshot | None, wanted: Wanted, now: float) -> Flight | None:
+        """A read of this subject, as urgent as what is known of it makes it."""
+        flights = self._flights
+        flights.confirmations.need(wanted.features)
+        needed = need(wanted, known, now, self._counted, flights.confirmations)
+        return flights.seek(wanted.subject, needed.urgency, now, alone=needed.alone, blank=needed.blank)

@@ -2,16 +2,17 @@
 
 The batch query (``metergate.openmeter.batch``) says who has access to what, without balances. So it renews a
 snapshot only where it says of every feature what the snapshot says; a subject of whom it says anything else is
-read on its own. Pure.
+read on its own. Of a subject of whom nothing was known it makes a provisional snapshot of what it grants. Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from metergate.entitlements.snapshot import Snapshot
+from metergate.entitlements.snapshot import NEVER, Snapshot
 from metergate.openmeter.access import fits_batch
 from metergate.openmeter.batch import MOST_FEATURES
+from metergate.openmeter.values import FeatureValue, SubjectAccess
 
 LEAST_SUBJECTS = 3
 """Fewer are read one by one, which brings their balances, too."""
@@ -41,6 +42,21 @@ def confirm(
     return snapshot.confirmed(asked_at)
 
 
+def provisional(
+    access: Mapping[str, bool] | None, features: tuple[str, ...], asked_at: float
+) -> Snapshot | None:
+    """A snapshot of what the answer grants of ``features``; None where that is nothing.
+
+    That there is no access it does not hold: the answer does not say whether a quota is used up.
+    """
+    values = tuple(FeatureValue(feature, True) for feature in features if access and access.get(feature))
+    if not values:
+        return None
+    snapshot = Snapshot(asked_at, SubjectAccess("found", values))
+    snapshot.balances_at = NEVER
+    return snapshot
+
+
 class Confirmations:
     """Which features and subjects the batch query is asked about, and whether it may be asked at all."""
 
@@ -60,9 +76,10 @@ class Confirmations:
         self._needed.add(features)
         self.features = tuple(dict.fromkeys((*self.features, *features)))
 
-    def fit(self, subject: str, snapshot: Snapshot) -> bool:
-        """Whether the query can find this subject."""
-        return snapshot.state == "found" and subject not in self._alone and fits_batch(subject)
+    def fit(self, subject: str, snapshot: Snapshot | None) -> bool:
+        """Whether the query can find this subject, as far as is known."""
+        found = snapshot is None or snapshot.state == "found"
+        return found and subject not in self._alone and fits_batch(subject)
 
     def open(self, now: float) -> bool:
         """Whether the query may be made."""

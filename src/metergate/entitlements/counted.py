@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from metergate.entitlements.snapshot import Snapshot, is_near_limit
 from metergate.entitlements.usage.learning import CatalogSource, Learning
-from metergate.entitlements.usage.local import Hold, LocalUsage, UsedUp
+from metergate.entitlements.usage.local import Asked, Ceiling, Hold, LocalUsage, UsedUp
 from metergate.entitlements.usage.terms import EntitlementSource, Terms
 from metergate.openmeter.values import SubjectAccess
 from metergate.policy.model import EntitlementCheck
@@ -72,11 +72,31 @@ class Counted:
         if asked:
             more = self.local.tells_of_more(asked, answer.features)
             early = {feature for feature in more if await self._terms.is_early(subject, feature, since)}
-            ceilings = self.local.ceilings(asked, answer.features, early)
-            soft = self._terms.soft
-            snapshot.ceilings = tuple(one for one in ceilings if soft.known(subject, one.feature) is not True)
+            snapshot.ceilings = self._hard(subject, self.local.ceilings(asked, answer.features, early))
             self._ask_in_time(subject, snapshot)
         return snapshot
+
+    async def ask_many(self, subjects: Iterable[str]) -> dict[str, tuple[Asked, ...]]:
+        """What an answer will surely hold for each of these, of whom nothing is known. Just before they are asked for."""
+        await self.learning.ready()
+        self.local.ledger.tend(left_behind=True)
+        return {subject: self.local.ask(subject) for subject in subjects}
+
+    def provide(self, subject: str, snapshot: Snapshot | None, asked: tuple[Asked, ...]) -> Snapshot | None:
+        """A provisional answer with its ceilings; None where there is none that may serve."""
+        if snapshot is None:
+            return None
+        self._learn_visibility()
+        ceilings = self.local.least_ceilings(asked, [value.feature for value in snapshot.values])
+        if ceilings is None:
+            return None
+        snapshot.ceilings = self._hard(subject, ceilings)
+        return snapshot
+
+    def _hard(self, subject: str, ceilings: Iterable[Ceiling]) -> tuple[Ceiling, ...]:
+        """Those that are not known to be of soft limits."""
+        known = self._terms.soft.known
+        return tuple(one for one in ceilings if known(subject, one.feature) is not True)
 
     def _learn_visibility(self) -> None:
         said = self._source.visibility_seconds
@@ -185,6 +205,10 @@ class Counted:
             return True
         held.release()
         return False
+
+    def is_quiet(self, snapshot: Snapshot) -> bool:
+        """Whether a new answer would hold all that was recorded here, and nothing is held."""
+        return self.local.is_quiet(snapshot.ceilings)
 
 
 def reserves(features: tuple[str, ...], check: EntitlementCheck) -> Mapping[str, float]:

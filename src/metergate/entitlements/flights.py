@@ -4,8 +4,9 @@ A *flight* is one read of one subject, from the moment somebody wants it until i
 There is at most one per subject. It is queued until the budget has a token for it, and belongs to nobody: it goes
 on when those who wait for it are cancelled or out of time, and its answer serves the next.
 
-Where the budget lets many wait, those whose snapshot only needs confirming may fly together: one batch query for
-up to a hundred of them (``confirmation.py``). Whom it does not confirm is read alone, urgently.
+Where the budget lets many wait, those whose snapshot only needs confirming may fly together, and those of whom
+nothing is known: one batch query for up to a hundred of them (``confirmation.py``). Whom it neither confirms nor
+grants anything is read alone, urgently.
 
 Everything runs on one event loop and needs no lock.
 """
@@ -17,6 +18,7 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from metergate.entitlements.alarm import Alarm
 from metergate.entitlements.backoff import Backoff
 from metergate.entitlements.budget import Budget, ReadQueue, Urgency
 from metergate.entitlements.complaints import KINDS, Complaints, kind_of
@@ -26,45 +28,24 @@ from metergate.entitlements.confirmation import (
     NOT_OFFERED_SECONDS,
     Confirmations,
     confirm,
+    provisional,
 )
 from metergate.entitlements.counted import Counted
+from metergate.entitlements.flight import Flight
 from metergate.entitlements.snapshot import Snapshot, Snapshots
 from metergate.entitlements.source import AccessSource
+from metergate.entitlements.usage.local import Asked
 from metergate.errors import OpenMeterError, OpenMeterOutage, OpenMeterThrottled
 from metergate.openmeter.batch import MOST_SUBJECTS, BatchAccess
 
 _LOOKED_AT = 400
 """Of each class, when companions for a batch query are looked for."""
 
-_SHORTEST_PAUSE = 0.001
+_MOST_TOGETHER = 4
+"""Batch queries under way at once. OpenMeter takes their subjects one by one: more would only wait there."""
+
 _BATCH = ""
 """In the place of a subject where a batch query was throttled; nobody is called that."""
-
-
-class Flight:
-    """One read of one subject.
-
-    ``urgency`` is its class in the queue. ``began`` is when OpenMeter was asked, None while it is queued.
-    ``deferred``: it could not start at once, so that only those wait for it who have no usable answer.
-    ``alone``: it is not, or not any more, for a batch query. ``together``: it is part of one now.
-    ``overdue``: somebody has waited for it as long as they may, so that nobody else does. ``expired``: what it
-    brings was changed after it began. ``done``: it is over, and ``snapshot`` is what it brought, None where it
-    failed.
-    """
-
-    __slots__ = (
-        "alone", "began", "deferred", "done", "expired", "landing",
-        "overdue", "snapshot", "subject", "together", "urgency",
-    )  # fmt: skip
-
-    def __init__(self, subject: str, urgency: Urgency, *, alone: bool) -> None:
-        self.subject = subject
-        self.urgency = urgency
-        self.alone = alone
-        self.began: float | None = None
-        self.deferred = self.together = self.overdue = self.expired = self.done = False
-        self.snapshot: Snapshot | None = None
-        self.landing: asyncio.Future[None] | None = None
 
 
 class Flights:
@@ -94,8 +75,8 @@ class Flights:
         self._complaints = Complaints()
         self._flights: dict[str, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_loop: asyncio.AbstractEventLoop | None = None
+        self._together = 0
+        self._alarm = Alarm(self._depart)
         self.failures: dict[str, int] = dict.fromkeys(KINDS, 0)
         self.asked = self.timeouts = self.requests = self.batches = self.confirmed = 0
         source.count_requests(self._count_request)
@@ -141,17 +122,21 @@ class Flights:
         """Seconds until this subject may be asked for, as far as is known."""
         return self._backoff.wait(subject, now)
 
-    def seek(self, subject: str, urgency: Urgency, now: float, *, alone: bool) -> Flight | None:
+    def seek(
+        self, subject: str, urgency: Urgency, now: float, *, alone: bool, blank: bool = False
+    ) -> Flight | None:
         """The flight of this subject, begun or queued if there is none; None if nothing should be asked now.
 
         Args:
             alone: a batch query cannot confirm what is known of it.
+            blank: nothing is known that it could confirm. With the local count it may bring a provisional answer.
         """
         if self.leads_nowhere(subject, now):
             return None
         flight = self._flights.get(subject)
         if flight is None:
             flight = self._flights[subject] = Flight(subject, urgency, alone=alone)
+            flight.blank = blank
             self._wait_in_line(flight)
             self._depart()
             flight.deferred = flight.began is None or flight.together
@@ -185,10 +170,13 @@ class Flights:
             self._give_up_on(flight, was_queued)
         return flight.snapshot is not None
 
+    async def brought(self, flight: Flight | None, deadline: float) -> Snapshot | None:
+        """What a flight has brought by the deadline; None where it brought nothing, and where there is none."""
+        return flight.snapshot if flight is not None and await self.landed(flight, deadline) else None
+
     async def close(self) -> None:
         """Give up the requests under way and who waits, and close the source."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.stop()
         while (flight := self._queue.pop()) is not None:
             self._end(flight)
         tasks = list(self._tasks)
@@ -218,7 +206,7 @@ class Flights:
             now = self._clock()
             pause = self._pause(now)
             if pause > 0:
-                self._wake_in(pause)
+                self._alarm.ring_in(pause)
                 return
             flight = self._queue.pop()
             if flight is None or self._backoff.blocks(flight.subject, now):
@@ -235,31 +223,25 @@ class Flights:
         """Seconds until a read may start, infinite where that hangs on the end of another."""
         return max(self.budget.wait(now), self._backoff.pause(now))
 
-    def _wake_in(self, pause: float) -> None:
-        if pause == float("inf"):
-            return
-        loop = asyncio.get_running_loop()
-        due = loop.time() + max(pause, _SHORTEST_PAUSE)
-        if self._timer is not None:
-            if self._timer_loop is loop and self._timer.when() <= due:
-                return
-            self._timer.cancel()
-        self._timer, self._timer_loop = loop.call_at(due, self._wake), loop
-
-    def _wake(self) -> None:
-        self._timer = None
-        self._depart()
-
     def _companions(self, flight: Flight, now: float) -> list[Flight]:
-        """Who else a batch query can confirm, where it is worth it."""
+        """Who else a batch query can confirm, or make a provisional snapshot of, where it is worth it."""
         if flight.alone or self._backoff.is_open or not self.confirmations.open(now):
             return []
-        found = self._queue.first(lambda other: not other.alone, MOST_SUBJECTS - 1, _LOOKED_AT)
+        if self._together >= _MOST_TOGETHER:
+            return []
+        most = MOST_SUBJECTS - 1
+        unknown = flight.urgency is Urgency.UNKNOWN
+        found = self._fit((Urgency.UNKNOWN,), most) if unknown else []
+        if not unknown or len(found) + 1 >= LEAST_SUBJECTS:
+            found += self._fit((Urgency.LIMIT, Urgency.STALE), most - len(found))
         if len(found) + 1 < LEAST_SUBJECTS:
             return []
         for companion in found:
             self._queue.remove(companion.subject)
         return found
+
+    def _fit(self, classes: tuple[Urgency, ...], most: int) -> list[Flight]:
+        return self._queue.first(lambda other: not other.alone, classes, most, _LOOKED_AT)
 
     def _start(self, flight: Flight, now: float) -> None:
         flight.began, flight.together = now, False
@@ -271,6 +253,7 @@ class Flights:
         for flight in flights:
             flight.began, flight.together = now, True
         self.batches += 1
+        self._together += 1
         self.confirmations.begin()
         self._run(self._fly_together(flights, self.confirmations.features, now), flights)
 
@@ -304,6 +287,7 @@ class Flights:
     async def _fly_together(self, flights: list[Flight], features: tuple[str, ...], began: float) -> None:
         """Confirm many. A failure of this query, a 429 apart, says nothing of the other reads, which go on."""
         try:
+            asked = await self._ask_for_the_blank(flights)
             answer = await self._source.query([flight.subject for flight in flights], features)
         except OpenMeterThrottled as error:
             self._fail(_BATCH, error)
@@ -321,16 +305,30 @@ class Flights:
                 return
             self.confirmations.succeed()
             if features == self.confirmations.features:
-                self._confirm(flights, answer, features, began)
+                self._confirm(flights, answer, asked, features, began)
+
+    async def _ask_for_the_blank(self, flights: list[Flight]) -> dict[str, tuple[Asked, ...]]:
+        blank = [flight.subject for flight in flights if flight.blank]
+        return await self.counted.ask_many(blank) if blank and self.counted is not None else {}
 
     def _confirm(
-        self, flights: list[Flight], answer: BatchAccess, features: tuple[str, ...], began: float
+        self,
+        flights: list[Flight],
+        answer: BatchAccess,
+        asked: dict[str, tuple[Asked, ...]],
+        features: tuple[str, ...],
+        began: float,
     ) -> None:
         for flight in flights:
-            if flight.subject in answer.unknown:
-                self.confirmations.leave_alone(flight.subject)
-            known = self._snapshots.entries.get(flight.subject)
-            snapshot = confirm(known, answer.access.get(flight.subject), features, began)
+            subject = flight.subject
+            if subject in answer.unknown:
+                self.confirmations.leave_alone(subject)
+            access = answer.access.get(subject)
+            if subject in asked and self.counted is not None:
+                found = provisional(access, features, began)
+                snapshot = self.counted.provide(subject, found, asked[subject])
+            else:
+                snapshot = confirm(self._snapshots.entries.get(subject), access, features, began)
             flight.alone = snapshot is None
             if snapshot is not None:
                 self.confirmed += 1
@@ -350,6 +348,7 @@ class Flights:
 
     def _arrive(self, task: asyncio.Task[None], flights: list[Flight]) -> None:
         self._tasks.discard(task)
+        self._together -= flights[0].together
         for flight in flights:
             if flight.together and flight.snapshot is None and not task.cancelled():
                 flight.began, flight.together = None, False

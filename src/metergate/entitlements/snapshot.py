@@ -21,6 +21,7 @@ MOST_VALUES = 1_000_000
 """Values of features kept for all subjects together, at about 140 bytes each: 200,000 subjects with 50 metered
 features would take 1.4 GB, and with this bound they take 140 MB."""
 
+NEVER = float("-inf")
 _MOST_GRANTS = 8
 _NEAR = 0.1
 _SAMPLE = 8
@@ -34,7 +35,9 @@ class Snapshot:
     """OpenMeter's answer for one subject.
 
     ``asked_at`` is when it was asked, not when it answered: usage after it may be missing. ``balances_at`` is
-    the same for its balances, which are older where it was only confirmed since (`confirmed`). ``fresh_from`` is
+    the same for its balances, which are older where it was only confirmed since (`confirmed`), and `NEVER` where it
+    was never asked for them: such a snapshot is *provisional*. It holds the features that it grants and says nothing of
+    others. ``fresh_from`` is
     ``asked_at`` until something is known to have changed since (`expire`). ``granted`` holds the tuples of
     feature keys that this answer is known to grant, so that the usual decision is one look. ``ceilings`` are how
     far its features may be used by the local count. ``weight`` is how many values it holds that no other subject
@@ -56,7 +59,7 @@ class Snapshot:
 
     def expire(self) -> None:
         """From now on it serves only while OpenMeter cannot be asked."""
-        self.fresh_from = float("-inf")
+        self.fresh_from = NEVER
 
     def confirmed(self, asked_at: float) -> Snapshot:
         """The same answer, given again without balances when OpenMeter was asked at ``asked_at``."""
@@ -64,6 +67,11 @@ class Snapshot:
         again.balances_at = self.balances_at
         again.granted, again.ceilings, again.weight = self.granted, self.ceilings, self.weight
         return again
+
+    @property
+    def is_provisional(self) -> bool:
+        """Whether it is only known that there is something left, not how much. Nobody is denied by it."""
+        return self.balances_at == NEVER
 
     @property
     def lack(self) -> str:

@@ -32,6 +32,10 @@ class Bounds:
         most = self._numbers[2 * place + 1]
         return most != 0.0 and amount > most + _ROUNDING * (1.0 + abs(most))
 
+    def allow(self, place: int, amount: float) -> bool:
+        """Whether the answers so far allow this much; as long as there was none it is not known that they do not."""
+        return self._numbers[2 * place + 1] == 0.0 or amount <= self._numbers[2 * place]
+
     def begin(self, place: int, least: float, most: float) -> None:
         """Something is new: from now on an answer allows at least and at most this."""
         self._numbers[2 * place] = least

@@ -5,6 +5,7 @@ recorded and is held against it. The rule itself is in `ledger`.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -121,6 +122,7 @@ class LocalUsage:
         self._catalog: Catalog | None = None
         self._costs: Costs = NONE
         self._known: frozenset[str] = frozenset()
+        self._offered: frozenset[str] = frozenset()
         self._lacks = False
         self._said: set[str] = set()
         self._places: dict[tuple[str, str], Place] = {}
@@ -167,6 +169,7 @@ class LocalUsage:
         self._catalog = catalog
         self._costs = read_costs(catalog, self._watched)
         self._known = frozenset((*self._costs.kinds, *self._costs.unknown))
+        self._offered = frozenset(feature.key for feature in catalog.features)
         self._lacks = False
         for feature, why in self._costs.unknown.items():
             if feature not in self._said:
@@ -265,6 +268,31 @@ class LocalUsage:
                         ceilings.append(ceiling)
         return tuple(ceilings)
 
+    def least_ceilings(self, asked: Iterable[Asked], features: Iterable[str]) -> tuple[Ceiling, ...] | None:
+        """What an answer allows that says of these features that there is access, and not how much is left: as long as
+        nothing is recorded or held here that it may lack, so one request at a time.
+
+        None where that may be too much: it is not known how events count, or this much was used up by what the answers
+        before have allowed, so that this one tells of something new.
+        """
+        counted = {one.feature: one for one in asked}
+        bounds = self.ledger.folder.places.bounds
+        ceilings = []
+        for feature in features:
+            if feature not in self._watched or feature not in self._offered:
+                return None
+            one = counted.get(feature)
+            if one is None:
+                if feature in self._costs.kinds:
+                    return None
+                continue
+            base, seen = (0.0, one.seen) if one.kind == "level" else (one.base, None)
+            amount = math.nextafter(base, math.inf)
+            if seen is None and not bounds.allow(one.place.number, amount):
+                return None
+            ceilings.append(Ceiling(feature, one.place, amount, amount - base, seen))
+        return tuple(ceilings)
+
     def _ceiling(self, one: Asked, value: FeatureValue, balance: float, *, early: bool) -> Ceiling:
         """The ceiling of an answer, which is then known to all processes of the host."""
         place = one.place
@@ -338,6 +366,15 @@ class LocalUsage:
         places = (ceiling.place for ceiling in ceilings if ceiling.feature == feature)
         with self.lock:
             return all(self.ledger.is_settled(place) for place in places)
+
+    def is_quiet(self, ceilings: Iterable[Ceiling]) -> bool:
+        """Whether, beside that, nothing is held of these."""
+        ledger = self.ledger
+        with self.lock:
+            return all(
+                ledger.is_settled(place) and ledger.committed(place) == ledger.spent(place)
+                for _, place, *_ in ceilings
+            )
 
     def _place(self, subject: str, feature: str, kind: Kind) -> Place | None:
         """Another one for another kind of count: what was counted of the one means nothing for the other."""
