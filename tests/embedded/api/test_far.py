@@ -100,3 +100,14 @@ def test_a_time_far_away_is_no_matter(openmeter, entitle, use, year):
     assert [window["balanceAtStart"] for window in history["windowedHistory"]] == [47, 45]
     past = openmeter("GET", f"{PATH}/calls/value?time=1926-01-01T00:00:00Z")
     assert (past.status, past.json["hasAccess"]) == (200, False)
+
+
+def test_a_history_of_more_changes_than_windows_may_be_is_refused(openmeter, entitle):
+    entitle("SUM", "PT1H")
+    span = f"windowSize=DAY&from={NOW}&to"
+    assert (
+        len(openmeter("GET", f"{PATH}/calls/history?{span}=2026-04-15T12:00:00Z").json["burndownHistory"])
+        > 700
+    )
+    answer = openmeter("GET", f"{PATH}/calls/history?{span}=2036-03-15T12:00:00Z")
+    assert (answer.status, "more than 10000" in answer.detail) == (400, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta, tzinfo
 from typing import Any
@@ -50,7 +51,8 @@ def routes(services: Services) -> list[Route]:
             windows, segments = await catalog.histories.of(entitlement, span.start, span.end, size, zone)
         except ValueError as exception:
             raise Invalid(str(exception)) from exception
-        return json_response(_view(windows, segments, zone))
+        # on a thread, as a year of hours takes seconds to write
+        return await asyncio.to_thread(lambda: json_response(_view(windows, segments, zone)))
 
     v1 = "/api/v1/subjects/{subject}/entitlements/{entitlement}/history"
     v2 = "/api/v2/customers/{customer}/entitlements/{entitlement}/history"

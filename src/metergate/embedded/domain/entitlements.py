@@ -196,11 +196,11 @@ def ask(entitlement: Entitlement, issued: Sequence[Grant], time: datetime, *, ga
     until = ceil_minute(time)
     if until <= metering.measure_usage_from:
         return Question((), engine.open_ledger(issued, until), metering.is_soft_limit)
+    ledger = opening(entitlement, metering, issued, until, gauge=gauge)
     if gauge:  # of a level nothing is carried over: neither from period to period nor over a change of grants
-        ledger = opening(entitlement, metering, issued, until, gauge=True)
         phases = engine.plan((), (), ledger.at, until, ledger.period_start)
         return Question(phases, ledger, metering.is_soft_limit, gauge, issued)
-    return ask_since(entitlement, metering, issued, until, until, gauge=gauge)
+    return ask_from(entitlement, metering, issued, ledger, until, gauge=gauge)
 
 
 def counts_since(
@@ -221,21 +221,6 @@ def counts_since(
     return metering.measure_usage_from if reset is None else reset.at
 
 
-def ask_since(
-    entitlement: Entitlement,
-    metering: Metering,
-    issued: Sequence[Grant],
-    since: datetime,
-    until: datetime,
-    cuts: Sequence[datetime] = (),
-    *,
-    gauge: bool,
-) -> Question:
-    """What to ask the meter for the balances from ``since`` to ``until``, with a phase for each of the cuts."""
-    ledger = opening(entitlement, metering, issued, since, gauge=gauge)
-    return ask_from(entitlement, metering, issued, ledger, until, cuts, gauge=gauge)
-
-
 def opening(
     entitlement: Entitlement, metering: Metering, issued: Sequence[Grant], since: datetime, *, gauge: bool
 ) -> Ledger:
@@ -252,13 +237,13 @@ def ask_from(
     issued: Sequence[Grant],
     ledger: Ledger,
     until: datetime,
-    cuts: Sequence[datetime] = (),
+    most: int = engine.MAX_PHASES,
     *,
     gauge: bool,
 ) -> Question:
-    """What to ask the meter to carry this ledger on until then."""
-    resets = tuple(islice(resets_between(entitlement, ledger.at, until), engine.MAX_PHASES + 1))
-    phases = engine.plan(issued, resets, ledger.at, until, ledger.period_start, cuts)
+    """What to ask the meter to carry this ledger on until then. Raises TooManyPhases beyond ``most``."""
+    resets = tuple(islice(resets_between(entitlement, ledger.at, until), most + 1))
+    phases = engine.plan(issued, resets, ledger.at, until, ledger.period_start, most)
     return Question(phases, ledger, metering.is_soft_limit, gauge, issued, resets)
 
 

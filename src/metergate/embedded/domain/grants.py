@@ -218,25 +218,23 @@ def plan(
     start: datetime,
     until: datetime,
     period_start: datetime,
-    cuts: Iterable[datetime] = (),
+    most: int = MAX_PHASES,
 ) -> list[Phase]:
     """The phases from ``start``, whose usage period began at ``period_start``, to ``until``.
 
-    ``cuts`` are moments at which a phase is to end as well, as somebody wants to know the balance there.
-
     Raises:
-        TooManyPhases: where there are more than ``MAX_PHASES``.
+        TooManyPhases: where there are more than ``most``.
     """
     starts: set[datetime] = set()
-    ends = {cut for cut in (*cuts, until) if start < cut <= until}
+    ends = {until} if start < until else set()
     for reset in resets:
         if start < reset.at <= until:
             starts.add(reset.at)
-            _refuse_too_many(starts)
+            _refuse_too_many(starts, most)
     for grant in grants:
         for change in grant.changes(start, until):
             ends.add(change)
-            _refuse_too_many(ends)
+            _refuse_too_many(ends, most)
     phases = []
     for cut in sorted(ends | starts):
         phases.append(Phase(start, cut, period_start))
@@ -267,9 +265,9 @@ def run(
     return Run(ledger, tuple(segments))
 
 
-def _refuse_too_many(cuts: set[datetime]) -> None:
-    if len(cuts) > MAX_PHASES:
-        raise TooManyPhases(f"more than {MAX_PHASES} usage periods and grant changes lie in between")
+def _refuse_too_many(cuts: set[datetime], most: int) -> None:
+    if len(cuts) > most:
+        raise TooManyPhases(f"more than {most} usage periods and grant changes lie in between")
 
 
 def burn_flow(ledger: Ledger, ordered: Sequence[Grant], usage: Decimal) -> Ledger:

@@ -21,6 +21,9 @@ from metergate.embedded.domain.entitlements import Entitlement, Question, ask_fr
 from metergate.embedded.domain.grants import ZERO, Grant, Ledger, Phase, Segment
 from metergate.embedded.domain.periods import Period
 
+MAX_SEGMENTS = 10_000
+"""So many are told at once, as many as windows: more than a year of hours."""
+
 
 @dataclass(frozen=True, slots=True)
 class History:
@@ -92,9 +95,23 @@ def ask_history(
     start = max(min([span.start, *(window.start for window in windows[:1])]), since)
     cuts = [start, *(window.start for window in windows)]
     ledger = lead(start) or opening(entitlement, metering, issued, start, gauge=gauge)
-    plain = ask_from(entitlement, metering, issued, ledger, span.end, gauge=gauge)
-    question = ask_from(entitlement, metering, issued, ledger, span.end, cuts, gauge=gauge)
+    plain = ask_from(entitlement, metering, issued, ledger, span.end, MAX_SEGMENTS, gauge=gauge)
+    question = replace(plain, phases=_cut(plain.phases, cuts))
     return HistoryQuestion(start, windows, question, frozenset(phase.end for phase in plain.phases))
+
+
+def _cut(phases: Sequence[Phase], cuts: Sequence[datetime]) -> list[Phase]:
+    """The phases, each ended at those of these moments as well that lie within it; both are in order."""
+    found, place = [], 0
+    for phase in phases:
+        start = phase.start
+        while place < len(cuts) and cuts[place] < phase.end:
+            if cuts[place] > start:
+                found.append(Phase(start, cuts[place], phase.period_start))
+                start = cuts[place]
+            place += 1
+        found.append(Phase(start, phase.end, phase.period_start))
+    return found
 
 
 def _join(first: Segment, second: Segment, *, gauge: bool) -> Segment:
