@@ -30,8 +30,9 @@ check: $(STAMP)  ## ruff, mypy strict, the import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-chaos: $(STAMP)  ## kills under load: 200 of the gateway and all, 100 of the embedded OpenMeter; long
+chaos: $(STAMP)  ## kills under load: 200 of the gateway and all, 100 of the embedded OpenMeter; then long property tests
 	$(BIN)/python -m pytest -m chaos --timeout 7200 -s
+	$(BIN)/python -m pytest -n 2 -m 'hypothesis and not chaos' --hypothesis-profile=long --timeout 7200
 
 bench: $(STAMP)  ## figures beside peers, in one run
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group bench
