@@ -46,6 +46,7 @@ def variations(body: Mapping[str, Any]) -> Iterator[Any]:
     yield from ([], "text", 7, None)
 
 
+@pytest.mark.no_cover
 def test_a_body_that_does_not_fit_the_description_is_refused(walked):
     accepted = []
     for name, (method, target, body) in sorted(walked.bodies.items()):
@@ -59,6 +60,7 @@ def test_a_body_that_does_not_fit_the_description_is_refused(walked):
         pytest.fail("\n".join(accepted))
 
 
+@pytest.mark.no_cover
 def test_a_parameter_that_does_not_fit_the_description_is_refused(walked, v1, v3):
     accepted, tried = [], 0
     for description in (v1, v3):
@@ -110,6 +112,7 @@ def wrong_queries(description, operation) -> Iterator[tuple[str, str]]:
         yield from ((name, f"{operation.path}?{name}={quote(each)}{beside}") for each in wrong)
 
 
+@pytest.mark.no_cover
 def test_what_the_description_gives_as_an_example_or_lets_be_null_is_not_refused_for_its_form(walked):
     refused, tried = [], 0
     for method, target, body in walked.bodies.values():
