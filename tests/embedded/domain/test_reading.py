@@ -61,6 +61,23 @@ def test_numbers_however_they_are_written_are_read_the_same(cursor, number):
 
 
 @pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("1.0", "1"),
+        ("1", "1"),
+        ("1e2", "100"),
+        ("-5.0", "-5"),
+        ("1.50", "1.5"),
+        ('"1.0"', "1.0"),
+        ("1e20", "100000000000000000000"),
+    ],
+)
+def test_one_number_is_one_text_however_it_is_written(cursor, written, text):
+    data = f'{{"a":{written}}}'
+    assert in_sql(cursor, data, "$.a")[0] == text_at(msgspec.json.decode(data), parse_path("$.a")) == text
+
+
+@pytest.mark.parametrize(
     ("condition", "exact"),
     [
         (StringFilter("$eq", "a"), True),

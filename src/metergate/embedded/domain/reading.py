@@ -31,11 +31,10 @@ def text_at(document: Any, steps: Steps) -> str:
 
 
 def _float_text(value: float) -> str:
-    """The shortest text that gives the number again, as JavaScript writes it, whole ones with ``.0``."""
+    """The shortest text that gives the number again, as JavaScript writes it, whole ones without a fraction."""
     if value and not 1e-6 <= abs(value) < 1e21:
         return _EXPONENT.sub(r"e\1", repr(value))
-    text = f"{Decimal(repr(value)):f}"
-    return text if "." in text else f"{text}.0"
+    return f"{Decimal(repr(value)):f}".removesuffix(".0")
 
 
 def number_at(document: Any, steps: Steps) -> float | None:

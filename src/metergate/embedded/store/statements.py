@@ -82,14 +82,15 @@ def time_clause(statement: Statement, column: str, condition: TimeFilter) -> str
 
 def text_value(statement: Statement, path: str) -> str:
     """The value at a path as ClickHouse's JSON_VALUE gives it: text; '' if missing or no scalar; 'null' if
-    null.
+    null. A whole number is written without a fraction, as Go does: ``1.0`` and ``1`` are one value.
     """
     pointer = f"{statement.add(to_pointer(parse_path(path)))}::VARCHAR"
     text = f"json_extract_string(data, {pointer})"
-    # the usual case reads the JSON once: only what looks like null, an object or a list is looked at again
+    # the usual case reads the JSON once: only what looks like null, an object, a list or a fraction is looked at again
     return (
         f"CASE WHEN {text} IS NULL THEN CASE WHEN json_exists(data, {pointer}) THEN 'null' ELSE '' END "
         f"WHEN left({text}, 1) IN ('{{', '[') AND json_type(data, {pointer}) IN ('OBJECT', 'ARRAY') THEN '' "
+        f"WHEN ends_with({text}, '.0') AND json_type(data, {pointer}) = 'DOUBLE' THEN left({text}, -2) "
         f"ELSE {text} END"
     )
 
