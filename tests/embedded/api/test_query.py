@@ -330,3 +330,13 @@ def test_a_moment_beyond_the_calendar_is_a_400(measured):
         assert "outside of the years 1 to 9999" in answer.detail
     meter = {"slug": "young", "aggregation": "COUNT", "eventType": "request", "eventFrom": beyond}
     assert measured("POST", "/api/v1/meters", meter).status == 400
+
+
+def test_an_answer_of_many_rows_is_answered_in_both_versions(measured, event):
+    sent = [event(f"m{number}", subject=f"s{number:04}", data={"n": number}) for number in range(1_100)]
+    assert measured("POST", "/api/v1/events", sent, headers=BATCH).status == 204
+    first = [(row["subject"], row["value"]) for row in query(measured, "max", groupBy="subject")["data"]]
+    path = f"/api/v3/openmeter/meters/{measured('GET', '/api/v1/meters/max').json['id']}/query"
+    answer = measured("POST", path, {"group_by_dimensions": ["subject"]})
+    assert sorted(first)[-1_100:] == [(f"s{number:04}", number) for number in range(1_100)]
+    assert len(answer.json["data"]) == len(first) == 1_102

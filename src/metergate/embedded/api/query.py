@@ -22,6 +22,7 @@ from metergate.embedded.api.requests import (
     choice,
     json_body,
     json_response,
+    large_response,
     members,
     moment,
     parameter_error,
@@ -126,7 +127,7 @@ async def answer(services: Services, request: Request, body: QueryBody) -> Respo
     rows = await services.usage.query(meter, question)
     if request.headers.get("accept", "").partition(";")[0].strip().lower() == "text/csv":
         return await _csv_response(services, meter, question.group_by, rows)
-    return json_response(_result(body, rows))
+    return await large_response(lambda: json_response(_result(body, rows)), len(rows))
 
 
 async def _question(services: Services, meter: Meter, body: QueryBody) -> MeterQuery:

@@ -6,6 +6,7 @@ error: …``. JSON answers are made here as well.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Container, Sequence
 from datetime import datetime
@@ -21,6 +22,8 @@ from metergate.embedded.domain.moments import parse_rfc3339
 MAX_BODY = 16 * 1024 * 1024
 """Bytes of a request's body, but for events."""
 
+_MANY = 1_000
+"""Rows that take some 10 ms."""
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _MEMBER = re.compile(r"\[([^\[\]]+)\]")
 _PLACE = re.compile(r"`\$\.?([^`]+)`$")
@@ -146,6 +149,11 @@ async def body_bytes(request: Request, most: int = MAX_BODY) -> bytes:
     if length > most:
         raise Problem(f"request body is longer than {most} bytes", status=413)
     return b"".join(chunks)
+
+
+async def large_response(make: Callable[[], Response], rows: int) -> Response:
+    """What ``make`` gives; where it is to hold many rows it is made on a thread, so that the event loop stays free."""
+    return await asyncio.to_thread(make) if rows > _MANY else make()
 
 
 def media_type(request: Request) -> str:

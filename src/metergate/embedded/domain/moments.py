@@ -58,7 +58,7 @@ def in_utc(moment: datetime, later: timedelta = timedelta(0)) -> datetime:
 
 def format_rfc3339(moment: datetime) -> str:
     """As Go's encoding/json writes it in UTC: ``2026-01-31T09:30:00Z``, ``…00.25Z``."""
-    text = moment.astimezone(UTC).replace(tzinfo=None).isoformat()
+    text = (moment if moment.tzinfo is UTC else moment.astimezone(UTC)).isoformat().removesuffix("+00:00")
     return (text.rstrip("0") if "." in text else text) + "Z"
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 
+import msgspec
+
 from metergate.embedded.domain.filters import StringFilter
 from metergate.embedded.domain.meters import Meter
 from metergate.embedded.domain.windows import WindowSize
@@ -31,16 +33,15 @@ class MeterQuery:
     group_by: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One value for one window and one group."""
+class Row(msgspec.Struct, frozen=True, gc=False):
+    """One value for one window and one group. An answer may have many thousands of them."""
 
     value: float
     start: datetime
     end: datetime
     subject: str | None = None
     customer: str | None = None
-    group_by: Mapping[str, str | None] = field(default_factory=dict)
+    group_by: Mapping[str, str | None] = msgspec.field(default_factory=dict)
 
 
 def query_findings(meter: Meter, query: MeterQuery) -> list[str]:

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from metergate.embedded.api.csv import csv_response, to_second
 from metergate.embedded.api.problems import Invalid, Issue
-from metergate.embedded.api.requests import json_body, json_response, without_nulls
+from metergate.embedded.api.requests import json_body, json_response, large_response, without_nulls
 from metergate.embedded.api.v3.filters import in_version_1
 from metergate.embedded.api.v3.meters import PATH, find_meter
 from metergate.embedded.domain.filters import StringFilter, parse_filter
@@ -82,7 +82,9 @@ async def _query(services: Services, request: Request) -> Response:
         result["from"] = format_rfc3339(given.start)
     if given.end is not None:
         result["to"] = format_rfc3339(given.end)
-    return json_response(result | {"data": [_describe(row) for row in rows]})
+    return await large_response(
+        lambda: json_response(result | {"data": [_describe(row) for row in rows]}), len(rows)
+    )
 
 
 async def _question(services: Services, meter: Meter, given: QueryInput) -> MeterQuery:
