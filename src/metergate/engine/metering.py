@@ -45,7 +45,7 @@ class Metering:
     ``now_ms`` gives the time of an event, milliseconds since 1970 UTC.
     """
 
-    __slots__ = ("_armed", "_now_ms", "_runtime", "_settled", "holds", "request_id")
+    __slots__ = ("_armed", "_now_ms", "_runtime", "_settled", "holds", "request_id", "route")
 
     def __init__(self, request_id: str, now_ms: Callable[[], int] | None = None) -> None:
         self.request_id = request_id
@@ -54,6 +54,8 @@ class Metering:
         self._armed: list[tuple[Engine, str | None, str]] = []
         self.holds: tuple[Hold, ...] = ()
         """What is held for this request, for the next policy's `Engine.admit`."""
+        self.route: str | None = None
+        """The route's template, where a host learns it only after `arm`, or more of it; before it settles."""
         self._settled = False
 
     def set_meters(self, meters: Any) -> None:
@@ -86,6 +88,10 @@ class Metering:
         self._armed.append((engine, subject, route))
         if hold is not None:
             self.holds = (*self.holds, hold)
+
+    def is_armed_by(self, engine: Engine) -> bool:
+        """Whether that engine's policy has let this request in already."""
+        return any(armed is engine for armed, _, _ in self._armed)
 
     def release(self) -> None:
         """Give back what is held for this request: its cost is counted, or it costs nothing. Once it has ended."""
@@ -142,7 +148,7 @@ class Metering:
             if not engine.meters(status):
                 return _NOTHING
             durable = engine.record(
-                Recording(self.request_id, subject, now, self._runtime or None, {}, route)
+                Recording(self.request_id, subject, now, self._runtime or None, {}, self.route or route)
             )
             return _NOTHING if durable is None else (durable,)
         return self._record_several(status, now)
@@ -169,7 +175,7 @@ class Metering:
                     now,
                     self._runtime or None if carries else None,
                     numbers,
-                    route,
+                    self.route or route,
                     engine.without(types) if types and not carries else None,
                 )
             )
