@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, overload
 
 from metergate.engine import Decision, Metering
 from metergate.errors import UsageError
@@ -12,18 +13,34 @@ from metergate.policy.model import Meter
 current: ContextVar[Metering | None] = ContextVar("metergate", default=None)
 
 
-def set_meters(meters: Any) -> None:
+KEY = "metergate"
+"""Where in a request's scope or environ its `Metering` is."""
+
+
+@overload
+def set_meters(meters: Any, /) -> None: ...
+@overload
+def set_meters(request: Any, meters: Any, /) -> None: ...
+def set_meters(*arguments: Any) -> None:
     """The run-time meters of the request that is being served: one or a list; see `metergate.engine.Metering.set_meters`.
+
+    ``set_meters(request, meters)`` names the request, whichever framework's it is: for code that runs elsewhere.
 
     Raises:
         UsageError: a bad argument, or no request that Metergate meters is being served here.
     """
-    metering().set_meters(meters)
+    found, meters = _read(arguments)
+    found.set_meters(meters)
 
 
-def add_meters(meters: Any) -> None:
+@overload
+def add_meters(meters: Any, /) -> None: ...
+@overload
+def add_meters(request: Any, meters: Any, /) -> None: ...
+def add_meters(*arguments: Any) -> None:
     """As `set_meters`, but earlier run-time meters stay."""
-    metering().add_meters(meters)
+    found, meters = _read(arguments)
+    found.add_meters(meters)
 
 
 def get_meters() -> tuple[Meter, ...]:
@@ -50,3 +67,22 @@ def metering() -> Metering:
             "that it does not exclude"
         )
     return found
+
+
+def metering_of(request: Any) -> Metering:
+    """That of a framework's request, a scope or an environ. Raises UsageError where there is none."""
+    for holder in (getattr(request, "scope", None), getattr(request, "environ", None), request):
+        found = holder.get(KEY) if isinstance(holder, Mapping) else None
+        if isinstance(found, Metering):
+            return found
+    raise UsageError(
+        "this request is none that Metergate meters: give it one that has passed the middleware, on a path that it does not "
+        "exclude"
+    )
+
+
+def _read(arguments: tuple[Any, ...]) -> tuple[Metering, Any]:
+    if len(arguments) == 1:
+        return metering(), arguments[0]
+    request, meters = arguments
+    return metering_of(request), meters

@@ -45,7 +45,8 @@ class Metergate:
         Args:
             spool: a folder on a local disk for what has not been sent yet. Default: ``METERGATE_SPOOL``, else
                 ``.metergate/spool`` in the working directory.
-            user: gives who is calling: of an ASGI application from the scope, of a WSGI one from the environ. See
+            user: gives who is calling: of an ASGI application from the scope, of a WSGI one from the environ, of a Django
+                one from the request. See
                 `callers.caller_of` for what it may return. Default: what the framework's authentication has found.
             trusted_header: a request header that names the user, set by a gateway in front which removes it from what
                 clients send. Never used unless named.
@@ -64,14 +65,15 @@ class Metergate:
         self._trusted_header = None if trusted_header is None else trusted_header.lower().encode("latin-1")
         self.is_excluded = exclude if callable(exclude) else frozenset(exclude).__contains__
         self.backends = Backends(_spool(spool), workers=workers)
-        self.engine = self.engine_for("metergate")
         self.loop = LoopThread()
         """Where a host without an event loop has OpenMeter asked."""
         self._lock = threading.Lock()
         self._started_in: int | None = None
+        self.engine = self.engine_for("metergate")
 
     def engine_for(self, name: str, **options: Any) -> Engine:
-        """A policy that differs in these options, for some routes; it shares all else. Made at start.
+        """A policy that differs in these options, for some routes; it shares all else. Best made at start: what was used
+        before it was made is not counted here, only by OpenMeter.
 
         Raises:
             ConfigurationError: options that cannot be right, all of them.
@@ -82,7 +84,12 @@ class Metergate:
                 _log.warning("%s", finding)
         if policy is None:
             raise ConfigurationError(findings)
-        return Engine(policy, self.backends)
+        with self._lock:
+            engine = Engine(policy, self.backends)
+            if self._started_in is not None:
+                for feature in policy.required_entitlements:
+                    self.backends.watch(policy, feature)
+        return engine
 
     def start(self) -> None:
         """Begin to send in this process; the first request does it. Calling it again does nothing."""
@@ -121,6 +128,17 @@ class Metergate:
     async def stop(self) -> None:
         """Ask OpenMeter no more: with the application's lifespan. What comes later is still recorded."""
         await self.backends.stop()
+
+
+def check_options(name: str, options: dict[str, Any]) -> None:
+    """Whether these could be options of a policy, as far as that can be seen without the rest.
+
+    Raises:
+        ConfigurationError: they cannot, with all that is wrong.
+    """
+    policy, findings = read_options({"apiKey": "-"} | _as_in_json(options), name=name)
+    if policy is None:
+        raise ConfigurationError(findings)
 
 
 def _spool(folder: Path | str | None) -> Path:
