@@ -49,7 +49,7 @@ log = logging.getLogger("metergate.embedded")
 
 FORM = 2
 """Of what the tables hold; those of another one are made anew. 1 had ``1.0`` in dimensions where it is ``1`` now."""
-ENOUGH = 50_000
+ENOUGH = 20_000
 """So many new events are waited for."""
 STEP = 20_000
 """Numbers of events that are added in one write."""
