@@ -32,6 +32,7 @@ from metergate.gateway.policies.jwt import JwtStatistics
 BACKENDS = BackendsStatistics(
     decisions={"granted": 7, "exhausted": 2},
     dropped={"no_subject": 1},
+    not_read={"encoding": 5},
     deliveries={
         "openmeter.cloud": DeliveryStatistics(
             recorded=9,

@@ -1,9 +1,10 @@
-"""Every example runs: the original's own, word for word, and the two projects of this repository."""
+"""Every example runs: the original's own, word for word, and the projects of this repository."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -185,13 +186,11 @@ def test_the_sample_that_overrides_fields_sends_its_own_id_and_subject(
 
 
 @pytest.fixture
-def running_example(
-    tmp_path: Path, upstream: Server
-) -> Iterator[Callable[[str, dict[str, str]], tuple[Server, Server]]]:
-    """``running_example("quickstart", {key: consumer})``: a project of the repository with its openmeter.yaml."""
+def running_example(tmp_path: Path, upstream: Server) -> Iterator[Callable[..., tuple[Server, Server]]]:
+    """``running_example("quickstart", {key: consumer}, api)``: a project of the repository with its openmeter.yaml."""
     with ExitStack() as stack:
 
-        def start(name: str, consumers: dict[str, str]) -> tuple[Server, Server]:
+        def start(name: str, consumers: dict[str, str], api: Server = upstream) -> tuple[Server, Server]:
             project = tmp_path / name
             ignored = shutil.ignore_patterns(".metergate", "consumers.json", "__pycache__")
             shutil.copytree(EXAMPLES / name, project, ignore=ignored)
@@ -207,7 +206,7 @@ def running_example(
             )
             env = {
                 "METERGATE_OPENMETER_URL": openmeter.url,
-                "UPSTREAM_URL": upstream.url,
+                "UPSTREAM_URL": api.url,
                 "OPENMETER_API_KEY": None,  # the .env has one
             }
             gateway = gateway_server(project, env=env)
@@ -255,3 +254,32 @@ def test_the_quickstart_meters_and_limits_its_two_consumers(running_example, cal
     access = call(openmeter.url, "/api/v1/customers/tiny/access").json["entitlements"]["api-request"]
     assert (access["hasAccess"], access["balance"]) == (True, 3)
     assert meter_total(openmeter.url, "api-request") == 1
+
+
+def test_the_llm_proxy_meters_tokens_and_lets_in_as_long_as_there_are_enough(
+    running_example, running, call, held, tmp_path
+):
+    port = free_port()
+    model = [sys.executable, str(EXAMPLES / "llm-proxy" / "upstream.py"), "--port", str(port)]
+    api = running(Server(model, url=f"http://{HOST}:{port}", ready="/", log=tmp_path / "model.log"))
+    keys = {"acme": "", "tiny": ""}
+    gateway, openmeter = running_example("llm-proxy", keys, api)
+
+    def complete(name: str, **asked: Any) -> Any:
+        body = json.dumps(asked).encode()
+        return call(gateway.url, "/v1/chat/completions", method="POST", key=keys[name], body=body)
+
+    route = {"model": "parrot-1", "route": "/v1/chat/completions"}
+    told = complete("acme", stream=True, stream_options={"include_usage": True})
+    assert told.body.endswith(b"data: [DONE]\n\n")
+    found = kinds(held(openmeter, told, 2))
+    assert {kind["type"]: kind["tokens"] for _, kind in found} == {"input": 11, "output": 9}
+    assert {(kind["model"], kind["route"]) for _, kind in found} == {tuple(route.values())}
+    untold = complete("acme", stream=True)
+    assert kinds(held(openmeter, untold, 1)) == [
+        ("prompt", {**route, "type": "output", "tokens": 9, "estimated": True})
+    ]
+    answers = [complete("tiny") for _ in range(3)]
+    assert [answer.status for answer in answers] == [200, 200, 403]
+    assert answers[2].json["detail"] == "Your quota is used up for: tokens."
+    assert meter_total(openmeter.url, "tokens") == 2 * 20 + 20 + 9

@@ -12,6 +12,9 @@ metering with it. When the final status is known, and before the response's last
     metering.arm(engine, admission.subject, "GET /orders")
     for durable in metering.settle(200): await asyncio.wrap_future(durable)
 
+Where a policy has meters that take something from the traffic, `Metering.traffic` collects it: see
+`metergate.engine.traffic` for what a host hands in.
+
 In the usual case (a fresh snapshot) `admit` is a plain function call: no await, no lock, no network.
 """
 
@@ -20,6 +23,7 @@ from metergate.engine.admission import Admission, Engine, UserLike
 from metergate.engine.backends import Backends, BackendsStatistics
 from metergate.engine.denials import Denial
 from metergate.engine.metering import Metering, Recording
+from metergate.engine.traffic import Look, Traffic
 from metergate.entitlements import Decision
 
 __all__ = [
@@ -30,7 +34,9 @@ __all__ = [
     "Delivery",
     "Denial",
     "Engine",
+    "Look",
     "Metering",
     "Recording",
+    "Traffic",
     "UserLike",
 ]

@@ -11,14 +11,17 @@ from typing import Any, Protocol
 import msgspec
 
 from metergate.engine.backends import Backends
+from metergate.engine.counting import Count
 from metergate.engine.denials import NO_SUBJECT, NO_USER, Denial, DenialLog, denial_of
 from metergate.engine.explanations import Explanations
 from metergate.engine.metering import Recording
 from metergate.entitlements import Decision
 from metergate.entitlements.decision import GRANTED
 from metergate.entitlements.usage.local import Hold
-from metergate.policy.events import EventEncoder
+from metergate.policy.events import INVALID_DATA, EventEncoder
+from metergate.policy.events import NO_SUBJECT as UNCOUNTED
 from metergate.policy.model import Policy
+from metergate.policy.traffic import demand_of
 
 _log = logging.getLogger("metergate.engine")
 
@@ -66,12 +69,15 @@ class Engine:
         "_without",
         "backends",
         "delivery",
+        "demand",
         "policy",
     )
 
     def __init__(self, policy: Policy, backends: Backends) -> None:
         self.policy = policy
         self.backends = backends
+        self.demand = demand_of(policy.meters)
+        """What its meters take from the traffic; None where they take nothing."""
         self.delivery = backends.delivery(policy)
         self._entitlements = backends.entitlements(policy)
         self._destination = (policy.api_url, policy.api_key.reveal())
@@ -82,7 +88,7 @@ class Engine:
         self._required = policy.required_entitlements
         self._check = policy.entitlement_check
         self._statuses = policy.statuses
-        self._warned: set[str] = set()
+        self._warned: set[tuple[str, str, str]] = set()
         self._without: dict[frozenset[str], EventEncoder] = {}
         self._denials = DenialLog(policy.name, shadow=policy.entitlement_check.mode == "shadow")
         self._explanations = Explanations(policy.name, policy.entitlement_check.explain_header)
@@ -184,6 +190,8 @@ class Engine:
             recording.time_ms,
             recording.runtime,
             recording.sequence,
+            recording.seen,
+            self._counts_nowhere,
         )
         for drop in made.dropped:
             self.backends.dropped[drop.reason] += 1
@@ -199,16 +207,29 @@ class Engine:
 
     def _warn_dropped(self, reason: str, meter: str, message: str, recording: Recording) -> None:
         extra = {"policy": self.policy.name, "route": recording.route, "meter": meter, "reason": reason}
-        if reason != "no_subject":
+        if reason == INVALID_DATA:
             _log.error("policy %s: event %s dropped: %s", self.policy.name, meter, message, extra=extra)
-        elif recording.route not in self._warned:
-            self._warned.add(recording.route)
+            return
+        once = (recording.route, reason, "" if reason == UNCOUNTED else meter)
+        if once in self._warned:
+            return
+        self._warned.add(once)
+        if reason != UNCOUNTED:
+            _log.warning(
+                "policy %s: %s Counted, said once for this route", self.policy.name, message, extra=extra
+            )
+        else:
             _log.warning(
                 "policy %s: a request without a subject at %s is not metered on this route; counted, said once",
                 self.policy.name,
                 self.policy.subject_path,
                 extra=extra,
             )
+
+    def _counts_nowhere(self, event_type: str, missing: tuple[str, ...]) -> bool:
+        """Whether an event counts for no meter as this is missing in it; known where features are counted here."""
+        local = self._locals.get(self._destination)
+        return isinstance(local, Count) and local.counts_nowhere(event_type, missing)
 
     def meters(self, status: int) -> bool:
         """Whether a response with that final status is metered."""

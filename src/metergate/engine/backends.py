@@ -23,12 +23,14 @@ _log = logging.getLogger("metergate.engine")
 
 @dataclass(frozen=True, slots=True)
 class BackendsStatistics:
-    """What this process has decided and recorded; ``destinations`` are hosts, never keys."""
+    """What this process has decided and recorded; ``destinations`` are hosts, never keys. ``not_read``: bodies, or parts of
+    them, that meters wanted and that could not be read."""
 
     decisions: Mapping[str, int]
     dropped: Mapping[str, int]
     deliveries: Mapping[str, DeliveryStatistics]
     entitlements: Mapping[str, EntitlementStatistics]
+    not_read: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -54,6 +56,7 @@ class Backends:
         self._workers = workers
         self.decisions: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
+        self.not_read: Counter[str] = Counter()
         self._clock = clock
         self._started = False
         self._deliveries: dict[tuple[str, str, str, int, int], Delivery] = {}
@@ -223,6 +226,7 @@ class Backends:
         return BackendsStatistics(
             decisions=dict(self.decisions),
             dropped=dict(self.dropped),
+            not_read=dict(self.not_read),
             deliveries=_by_host(
                 (key[0], delivery.statistics()) for key, delivery in self._deliveries.items()
             ),

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,11 +17,13 @@ import msgspec
 from metergate.delivery import Delivery
 from metergate.engine.tending import Tending
 from metergate.entitlements.counted import Counted, CountSource
+from metergate.entitlements.usage.costs import read_path
 from metergate.entitlements.usage.folder import Folder, can_share
 from metergate.entitlements.usage.learning import recall
 from metergate.entitlements.usage.ledger import Ledger
 from metergate.entitlements.usage.local import MOST_REMEMBERED, LocalUsage
 from metergate.entitlements.usage.watermark import Watermark
+from metergate.openmeter.catalog import Catalog
 
 _log = logging.getLogger("metergate.engine")
 
@@ -37,6 +39,29 @@ class _Event(msgspec.Struct, frozen=True):
 
 
 _read_event = msgspec.json.Decoder(_Event).decode
+
+
+class Count(LocalUsage):
+    """The local count for one key, which also knows where OpenMeter's meters have their values in an event."""
+
+    _values_at: Mapping[str, tuple[tuple[str | int, ...] | None, ...]] = {}
+
+    def learn(self, catalog: Catalog) -> None:
+        super().learn(catalog)
+        places: dict[str, tuple[tuple[str | int, ...] | None, ...]] = {}
+        for meter in catalog.meters:
+            place = None if meter.value_property is None else read_path(meter.value_property)
+            places[meter.event_type] = (*places.get(meter.event_type, ()), place)
+        self._values_at = places
+
+    def counts_nowhere(self, event_type: str, missing: Iterable[str]) -> bool:
+        """Whether an event of this type, whose data lacks these JSON paths, has a value for no meter. A meter that counts
+        events needs none, and a type of which no meter is known may have one."""
+        places = self._values_at.get(event_type)
+        if not places:
+            return False
+        lacking = {read_path(path) for path in missing}
+        return all(place is not None and place in lacking for place in places)
 
 
 class Counting:
@@ -87,7 +112,7 @@ class Counting:
 
     def add(self, source: CountSource, name: str = "") -> Counted:
         """Count by the answers of OpenMeter to one key, too. ``name``: of a file for how events count."""
-        local = LocalUsage(self.ledger, self.wake)
+        local = Count(self.ledger, self.wake)
         local.watch(self._features)
         catalog = None if self._path is None else self._path / f"catalog{name and '-'}{name}.json"
         recall(catalog, local)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from metergate.engine.traffic import Traffic
 from metergate.errors import UsageError
 from metergate.policy.events import EventEncoder
 from metergate.policy.meters import runtime_meters
 from metergate.policy.model import Meter
 from metergate.policy.secret import Secret
+from metergate.policy.traffic import NOTHING_SEEN, Seen
 
 if TYPE_CHECKING:
     from metergate.engine.admission import Engine
@@ -28,7 +30,8 @@ _NOTHING: _Durable = ()
 
 
 class Recording(msgspec.Struct, frozen=True, gc=False):
-    """What an engine needs to make the events of one request. ``encoder`` replaces the engine's own where set."""
+    """What an engine needs to make the events of one request. ``encoder`` replaces the engine's own where set; ``seen`` is
+    what was collected of the traffic."""
 
     request_id: str
     subject: str | None
@@ -37,6 +40,7 @@ class Recording(msgspec.Struct, frozen=True, gc=False):
     sequence: dict[str, int]
     route: str
     encoder: EventEncoder | None = None
+    seen: Seen = NOTHING_SEEN
 
 
 class Metering:
@@ -45,7 +49,7 @@ class Metering:
     ``now_ms`` gives the time of an event, milliseconds since 1970 UTC.
     """
 
-    __slots__ = ("_armed", "_now_ms", "_runtime", "_settled", "holds", "request_id", "route")
+    __slots__ = ("_armed", "_now_ms", "_runtime", "_settled", "holds", "request_id", "route", "traffic")
 
     def __init__(self, request_id: str, now_ms: Callable[[], int] | None = None) -> None:
         self.request_id = request_id
@@ -54,6 +58,8 @@ class Metering:
         self._armed: list[tuple[Engine, str | None, str]] = []
         self.holds: tuple[Hold, ...] = ()
         """What is held for this request, for the next policy's `Engine.admit`."""
+        self.traffic: Traffic | None = None
+        """What collects for the meters that take something from the traffic; None where none of them does."""
         self.route: str | None = None
         """The route's template, where a host learns it only after `arm`, or more of it; before it settles."""
         self._settled = False
@@ -86,6 +92,10 @@ class Metering:
     def arm(self, engine: Engine, subject: str | None, route: str = "", hold: Hold | None = None) -> None:
         """Meter this request by that engine's policy, whose `admit` has let it in and holds this for it."""
         self._armed.append((engine, subject, route))
+        if engine.demand is not None:
+            if self.traffic is None:
+                self.traffic = Traffic(engine.demand, engine.backends.not_read)
+            self.traffic.add(engine, engine.demand)
         if hold is not None:
             self.holds = (*self.holds, hold)
 
@@ -147,8 +157,11 @@ class Metering:
             engine, subject, route = self._armed[0]
             if not engine.meters(status):
                 return _NOTHING
+            seen = NOTHING_SEEN if self.traffic is None else self.traffic.seen(status)
             durable = engine.record(
-                Recording(self.request_id, subject, now, self._runtime or None, {}, self.route or route)
+                Recording(
+                    self.request_id, subject, now, self._runtime or None, {}, self.route or route, None, seen
+                )
             )
             return _NOTHING if durable is None else (durable,)
         return self._record_several(status, now)
@@ -162,6 +175,7 @@ class Metering:
         armed = [one for one in self._armed if one[0].meters(status)]
         carriers = _carriers(armed)
         types = frozenset(meter.type for meter in self._runtime)
+        seen = NOTHING_SEEN if self.traffic is None or not armed else self.traffic.seen(status)
         sequences: dict[str, dict[str, int]] = {}
         pending: list[Future[None]] = []
         for index, (engine, subject, route) in enumerate(armed):
@@ -177,6 +191,7 @@ class Metering:
                     numbers,
                     self.route or route,
                     engine.without(types) if types and not carries else None,
+                    seen,
                 )
             )
             if numbers is not sequence:

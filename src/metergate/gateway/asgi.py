@@ -12,6 +12,9 @@ What may happen to a response here:
 5. the client leaves, or the stream breaks: the events are recorded with the status that was produced, and the
    connection breaks, so that nobody mistakes a part for the whole.
 
+Where a meter takes something from the body (see `traffic`), each chunk is shown to it once it has left, so that nothing
+waits for that; the last one before it leaves, because the events that are recorded then are made of it.
+
 A client that leaves before there is a response changes nothing: nobody looks for it, and what the upstream answers is
 metered. Were the request broken off instead, a caller could have the work done by whoever does not notice, leave, and
 never be billed. The upstream's own timeout ends it. Which end is metered with which status: see `pipeline`.
@@ -30,10 +33,10 @@ from metergate.engine.requestids import new_request_id
 from metergate.gateway import problems
 from metergate.gateway.clientbody import ClientBody, ClientGone, Receive
 from metergate.gateway.context import Context
+from metergate.gateway.headfields import encode_headers, read_headers
 from metergate.gateway.http import (
     EMPTY_BODY,
     NO_BODY_STATUSES,
-    HeaderItems,
     Headers,
     Request,
     RequestBody,
@@ -43,9 +46,11 @@ from metergate.gateway.http import (
 from metergate.gateway.patience import Patience
 from metergate.gateway.presence import Presence
 from metergate.gateway.target import resolve_path, resolve_query
-from metergate.gateway.upstream import HOP_BY_HOP, ORDINARY_CONNECTIONS, without_named
+from metergate.gateway.traffic import note_response
+from metergate.gateway.upstream import HOP_BY_HOP
 
 if TYPE_CHECKING:
+    from metergate.engine import Look
     from metergate.gateway.pipeline import Pipeline
 
 Scope = MutableMapping[str, Any]
@@ -57,7 +62,6 @@ Observe = Callable[[str, str, int, float], None]
 
 _log = logging.getLogger("metergate.gateway")
 
-_NOTED: Final = frozenset({"host", "connection", "content-length", "transfer-encoding", "zp-rid"})
 _NOT_SENT: Final = HOP_BY_HOP | {"content-length", "zp-rid"}
 _LENGTH_KEPT: Final = HOP_BY_HOP | {"zp-rid"}
 
@@ -155,7 +159,10 @@ class Gateway:
                 response, request = await self._pipeline.run(request, context)
                 if context.final_hooks or self._pipeline.final_hooks:
                     self._pipeline.run_final_hooks(response, request, context)
-            await self._send(response, scope["method"], context, client, receive, send)
+            metering, look = context.begun_metering, None
+            if metering is not None and metering.traffic is not None:
+                look = note_response(metering.traffic, response, scope["method"], client, began)
+            await self._send(response, scope["method"], context, client, look, receive, send)
         except asyncio.CancelledError:
             if not self._ending:
                 raise
@@ -177,7 +184,7 @@ class Gateway:
 
     def _read(self, scope: Scope, receive: Receive, context: Context) -> tuple[Request, Response | None]:
         """The request, and the answer where it cannot be let in at all."""
-        headers, fields, wrong = _read_headers(scope["headers"])
+        headers, fields, wrong = read_headers(scope["headers"])
         context.incoming_request_id = fields.get("zp-rid")
         raw: str = scope["raw_path"].decode("latin-1")
         path = resolve_path(raw)
@@ -210,6 +217,7 @@ class Gateway:
         method: str,
         context: Context,
         client: RequestBody,
+        look: Look | None,
         receive: Receive,
         send: Send,
     ) -> None:
@@ -218,11 +226,14 @@ class Gateway:
             headers = await _head_alone(response, context)
             body = b""
         elif isinstance(body, StreamedBody):
-            await self._send_stream(response, body, context, client, receive, send)
+            await self._send_stream(response, body, context, client, look, receive, send)
             return
         else:
-            headers = _encode_headers(response.headers.items, context.request_id, _NOT_SENT)
+            headers = encode_headers(response.headers.items, context.request_id, _NOT_SENT)
             headers.append((b"content-length", b"%d" % len(body)))
+        if look is not None:
+            look.feed(body)
+            look.end()
         await _settle(context, status)
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -233,22 +244,23 @@ class Gateway:
         body: StreamedBody,
         context: Context,
         client: RequestBody,
+        look: Look | None,
         receive: Receive,
         send: Send,
     ) -> None:
         """Chunks as they come. What breaks it off leaves the response visibly incomplete: no last message is sent."""
-        headers = _encode_headers(response.headers.items, context.request_id, _NOT_SENT)
+        headers = encode_headers(response.headers.items, context.request_id, _NOT_SENT)
         if body.length is not None:
             headers.append((b"content-length", b"%d" % body.length))
         presence = Presence(client, receive)
         try:
             if body.length == 0:
-                await _settle(context, response.status)
+                await _settle_whole(context, response.status, look)
             await send({"type": "http.response.start", "status": response.status, "headers": headers})
             if not body.prompt:
                 # The server holds the head back until something follows it.
                 await send({"type": "http.response.body", "body": b"", "more_body": True})
-            await _send_chunks(body, response.status, context, send)
+            await _send_chunks(body, response.status, context, look, send)
         except asyncio.CancelledError:
             if presence.left:
                 context.log.info("the client left before the response was complete")
@@ -270,7 +282,7 @@ async def _head_alone(response: Response, context: Context) -> list[tuple[bytes,
     """The fields of a response whose body is not sent; their length is that of the body that a GET would have had."""
     body, status = response.body, response.status
     kept = _LENGTH_KEPT if status != 204 else _NOT_SENT
-    headers = _encode_headers(response.headers.items, context.request_id, kept)
+    headers = encode_headers(response.headers.items, context.request_id, kept)
     if isinstance(body, StreamedBody):
         await _close(body)
     elif body and "content-length" not in response.headers and status != 204:
@@ -278,7 +290,9 @@ async def _head_alone(response: Response, context: Context) -> list[tuple[bytes,
     return headers
 
 
-async def _send_chunks(body: StreamedBody, status: int, context: Context, send: Send) -> None:
+async def _send_chunks(
+    body: StreamedBody, status: int, context: Context, look: Look | None, send: Send
+) -> None:
     left = body.length
     async for chunk in body.chunks:
         if left is not None:
@@ -286,12 +300,26 @@ async def _send_chunks(body: StreamedBody, status: int, context: Context, send: 
             if left < 0:
                 raise ValueError("more bytes came than were announced")
             if left == 0:
-                await _settle(context, status)
-        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await _settle_whole(context, status, look, chunk)
+        if look is None or left == 0:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            continue
+        try:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        finally:  # whether or not the client took it: it was paid for
+            look.feed(chunk)
     if left:
         raise ValueError(f"{left} bytes fewer came than were announced")
-    await _settle(context, status)
+    await _settle_whole(context, status, look)
     await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _settle_whole(context: Context, status: int, look: Look | None, last: bytes = b"") -> None:
+    """Record the events of a response whose body is complete with this chunk, before that leaves."""
+    if look is not None:
+        look.feed(last)
+        look.end()
+    await _settle(context, status)
 
 
 async def _settle(context: Context, status: int) -> None:
@@ -313,7 +341,7 @@ async def _apologise(response: Response, context: Context, send: Send) -> None:
     Metered like any other final status, unless the response in its place was already.
     """
     await _settle(context, response.status)
-    headers = _encode_headers(response.headers.items, context.request_id, _NOT_SENT)
+    headers = encode_headers(response.headers.items, context.request_id, _NOT_SENT)
     body = await response.bytes()
     headers.append((b"content-length", b"%d" % len(body)))
     with suppress(Exception):
@@ -330,51 +358,6 @@ async def _close(body: StreamedBody) -> None:
                 await close()
 
 
-def _read_headers(raw: list[tuple[bytes, bytes]]) -> tuple[HeaderItems, dict[str, str], str]:
-    """Fields as text; those of `_NOTED` by name; and what is wrong with them, if anything.
-
-    What ``connection`` names ends here, before any policy: later it would take away what a policy has set for the upstream.
-    """
-    items: HeaderItems = []
-    noted: dict[str, str] = {}
-    wrong = ""
-    try:
-        for name_bytes, value_bytes in raw:
-            name, value = name_bytes.decode(), value_bytes.decode()
-            items.append((name, value))
-            if name not in _NOTED:
-                continue
-            if name == "host" and "host" in noted:
-                wrong = "A request names its host, in one header."
-            elif name == "connection" and "connection" in noted:
-                value = f"{noted['connection']},{value}"
-            noted[name] = value
-    except UnicodeDecodeError:
-        return _read_headers(
-            [(name.decode("latin-1").encode(), _text(value).encode()) for name, value in raw]
-        )
-    if noted.get("connection", "").lower() not in ORDINARY_CONNECTIONS:
-        items = without_named(items, noted["connection"])
-        noted = {name: value for name, value in items if name in _NOTED}
-    return items, noted, wrong
-
-
-def _text(value: bytes) -> str:
-    """A field's value that may be UTF-8, and ISO 8859-1 otherwise."""
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
-
-
 def _may_have_body(scope: Scope) -> bool:
     """HTTP/2 needs neither content-length nor transfer-encoding for a body."""
     return scope["http_version"] == "2" and scope["method"] not in {"GET", "HEAD", "OPTIONS"}
-
-
-def _encode_headers(
-    items: HeaderItems, request_id: str, left_out: frozenset[str]
-) -> list[tuple[bytes, bytes]]:
-    headers = [(name.encode(), value.encode()) for name, value in items if name not in left_out]
-    headers.append((b"zp-rid", request_id.encode()))
-    return headers

@@ -32,7 +32,10 @@ class ClientSilent(MetergateError):
 
 
 class ClientBody:
-    """The body, readable once, at most ``limit`` bytes; ``patience`` is how long the client may be silent in it."""
+    """The body, readable once, at most ``limit`` bytes; ``patience`` is how long the client may be silent in it.
+
+    ``received`` is how many bytes of it have been read so far.
+    """
 
     __slots__ = (
         "_ahead",
@@ -44,12 +47,14 @@ class ClientBody:
         "_room",
         "_turn",
         "_unwanted",
+        "received",
     )
 
     def __init__(self, receive: Receive, limit: int, patience: Patience) -> None:
         self._receive = receive
         self._limit = limit
         self._patience = patience
+        self.received = 0
         self._begun = False
         self._unwanted = False
         self._ahead: deque[Message] = deque()
@@ -65,7 +70,6 @@ class ClientBody:
         if self._begun:
             raise BodyConsumed("the body of this request was read already; read it once with request.bytes()")
         self._begun = True
-        size = 0
         more = True
         try:
             while more:
@@ -76,8 +80,8 @@ class ClientBody:
                 chunk = message.get("body", b"")
                 if not chunk:
                     continue
-                size += len(chunk)
-                if size > self._limit:
+                self.received += len(chunk)
+                if self.received > self._limit:
                     raise BodyTooLarge(self._limit)
                 yield chunk
         finally:

@@ -66,6 +66,11 @@ FAMILIES: dict[str, Family] = {
     "BackendsStatistics.dropped": Family(
         "metergate_events_dropped", "counter", "Events that could not be made or kept."
     ),
+    "BackendsStatistics.not_read": Family(
+        "metergate_bodies_not_read",
+        "counter",
+        "Bodies of responses, or parts of them, that could not be read for a meter.",
+    ),
     "DeliveryStatistics.dropped": Family(
         "metergate_events_dropped", "counter", "Events that could not be made or kept."
     ),

@@ -10,6 +10,7 @@ from metergate.gateway import problems
 from metergate.gateway.context import Context, ResponseSendingHook
 from metergate.gateway.http import Request, Response
 from metergate.gateway.model import InboundResult, NamedPolicy, Site
+from metergate.gateway.traffic import note_request
 from metergate.policy.model import Meter
 from metergate.policy.options import read_options
 
@@ -55,7 +56,10 @@ class OpenMeterInboundPolicy:
             context.add_response_sending_hook(_with_header(header, admission.explanation))
         if admission.denial is not None:
             return _refusal(admission.denial, request, context)
-        context.metering.arm(self.engine, admission.subject, route, admission.hold)
+        metering = context.metering
+        metering.arm(self.engine, admission.subject, route, admission.hold)
+        if self.engine.demand is not None and metering.traffic is not None:
+            note_request(metering.traffic, request, context)
         return request
 
     @staticmethod
