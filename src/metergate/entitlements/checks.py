@@ -235,7 +235,8 @@ class Entitlements:
 
     def count_by(self, counted: Counted) -> None:
         """Let the local count decide too, and hold what requests may cost."""
-        self._counted = self._flights.counted = counted
+        self._counted = counted
+        self._flights.count_by(counted)
         self._take = counted.local.take
 
     def age(self, subject: str) -> float | None:
@@ -249,10 +250,7 @@ class Entitlements:
         What is known stays for as long as OpenMeter cannot be asked. An answer that is on its way is one of
         before, and who waits for it waits for the next.
         """
-        if (snapshot := self._snapshot_of(subject)) is not None:
-            snapshot.expire()
-        if (flight := self._flights.find(subject)) is not None:
-            self._flights.expire(flight)
+        self._flights.expire(subject)
 
     async def close(self) -> None:
         """Give up the requests in flight and close the source."""
@@ -274,6 +272,9 @@ class Entitlements:
 
     def _decide_without_fresh(self, snapshot: Snapshot | None, wanted: Wanted, now: float) -> Decision | None:
         subject, features, check, _ = wanted
+        self._flights.look()
+        if self._snapshot_of(subject) is not snapshot:
+            return self.decide(*wanted)
         if self._flights.leads_nowhere(subject, now):
             return self._make_do(snapshot, wanted)
         snapshot = usable(snapshot, wanted, now)

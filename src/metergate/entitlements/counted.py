@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from metergate.entitlements.answers import Answers
 from metergate.entitlements.snapshot import Snapshot, is_near_limit
 from metergate.entitlements.usage.learning import CatalogSource, Learning
 from metergate.entitlements.usage.local import Asked, Ceiling, Hold, LocalUsage, UsedUp
@@ -48,9 +49,13 @@ class Counted:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         catalog_file: Path | None = None,
+        answers: Answers | None = None,
     ) -> None:
-        """``catalog_file`` keeps for the next start how events count. ``wall_clock``: seconds since 1970."""
+        """``catalog_file`` keeps for the next start how events count, and ``answers`` what was answered, for the other
+        processes of the host, too. ``wall_clock``: seconds since 1970.
+        """
         self.local = local
+        self.answers = answers
         self._source = source
         self._wall_clock = wall_clock
         self.learning = Learning(source, local, clock, catalog_file)
@@ -146,6 +151,8 @@ class Counted:
         """Give up what is under way."""
         self.learning.close()
         self._terms.close()
+        if self.answers is not None:
+            self.answers.close()
 
     async def _settled(self, subject: str, feature: str, snapshot: Snapshot) -> None:
         """Wait until an answer would hold all that was recorded here: one looks, for all who wait."""
@@ -208,7 +215,8 @@ class Counted:
 
     def is_quiet(self, snapshot: Snapshot) -> bool:
         """Whether a new answer would hold all that was recorded here, and nothing is held."""
-        return self.local.is_quiet(snapshot.ceilings)
+        with self.local.lock:
+            return all(self.local.ledger.is_quiet(ceiling.place) for ceiling in snapshot.ceilings)
 
 
 def reserves(features: tuple[str, ...], check: EntitlementCheck) -> Mapping[str, float]:

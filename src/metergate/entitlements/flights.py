@@ -15,28 +15,22 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from metergate.entitlements.alarm import Alarm
 from metergate.entitlements.backoff import Backoff
+from metergate.entitlements.batches import Batches
 from metergate.entitlements.budget import Budget, ReadQueue, Urgency
 from metergate.entitlements.complaints import KINDS, Complaints, kind_of
-from metergate.entitlements.confirmation import (
-    FAILED_SECONDS,
-    LEAST_SUBJECTS,
-    NOT_OFFERED_SECONDS,
-    Confirmations,
-    confirm,
-    provisional,
-)
+from metergate.entitlements.confirmation import FAILED_SECONDS, LEAST_SUBJECTS
 from metergate.entitlements.counted import Counted
 from metergate.entitlements.flight import Flight
+from metergate.entitlements.news import News
 from metergate.entitlements.snapshot import Snapshot, Snapshots
 from metergate.entitlements.source import AccessSource
-from metergate.entitlements.usage.local import Asked
 from metergate.errors import OpenMeterError, OpenMeterOutage, OpenMeterThrottled
-from metergate.openmeter.batch import MOST_SUBJECTS, BatchAccess
+from metergate.openmeter.batch import MOST_SUBJECTS
 
 _LOOKED_AT = 400
 """Of each class, when companions for a batch query are looked for."""
@@ -64,8 +58,10 @@ class Flights:
     ) -> None:
         """``most_in_flight``: requests under way at once. ``most_queued``: subjects that wait to be read."""
         self.budget = budget
-        self.confirmations = Confirmations()
+        self._batches = Batches(source, snapshots, clock)
+        self.confirmations = self._batches.confirmations
         self.counted: Counted | None = None
+        self._news: News | None = None
         self._source = source
         self._snapshots = snapshots
         self._clock = clock
@@ -149,8 +145,33 @@ class Flights:
         """Its subject is being denied: read it before those who are not, if it still waits."""
         self._hasten(flight, Urgency.LIMIT)
 
-    def expire(self, flight: Flight) -> None:
-        """Something has changed: what is under way brings an old answer, and what waits is urgent."""
+    def count_by(self, counted: Counted) -> None:
+        """Let answers have ceilings, and share them with the other processes of the host."""
+        self.counted = self._batches.counted = counted
+        self._news = News(counted.answers, self._snapshots, counted.local, self._clock)
+        self._news.recall()
+
+    def look(self) -> None:
+        """Take what other processes were answered, also for who waits to be read here. Costs little where that is
+        nothing.
+        """
+        for subject, snapshot in self._news.look() if self._news is not None else ():
+            flight = self._flights.get(subject)
+            if flight is None or flight.began is not None or snapshot.is_expired:
+                continue
+            if not (snapshot.is_provisional and flight.alone):
+                self._queue.remove(subject)
+                flight.snapshot = snapshot
+                self._end(flight)
+
+    def expire(self, subject: str) -> None:
+        """Something has changed: what is known is old, so is what is under way, and what waits is urgent."""
+        if (snapshot := self._snapshots.entries.get(subject)) is not None:
+            snapshot.expire()
+            self._share([(subject, snapshot)])
+        flight = self._flights.get(subject)
+        if flight is None:
+            return
         if flight.began is not None:
             flight.expired = True
         else:
@@ -202,6 +223,7 @@ class Flights:
 
     def _depart(self) -> None:
         """Start what may start now; the timer, or the end of a request, sees to the others."""
+        self.look()
         while len(self._queue) and len(self._tasks) < self._most_in_flight:
             now = self._clock()
             pause = self._pause(now)
@@ -276,6 +298,7 @@ class Flights:
             self._broke(bug)
         else:
             self._keep(flight, snapshot)
+            self._share([(flight.subject, snapshot)])
             if self._backoff.succeed(flight.subject, self._clock()):
                 self._complaints.recovered()
 
@@ -286,9 +309,9 @@ class Flights:
 
     async def _fly_together(self, flights: list[Flight], features: tuple[str, ...], began: float) -> None:
         """Confirm many. A failure of this query, a 429 apart, says nothing of the other reads, which go on."""
+        blank = [flight.subject for flight in flights if flight.blank]
         try:
-            asked = await self._ask_for_the_blank(flights)
-            answer = await self._source.query([flight.subject for flight in flights], features)
+            found = await self._batches.read([flight.subject for flight in flights], blank, features, began)
         except OpenMeterThrottled as error:
             self._fail(_BATCH, error)
             self.confirmations.close(self._clock())
@@ -300,45 +323,24 @@ class Flights:
             self._broke(bug)
             self.confirmations.close(self._clock() + FAILED_SECONDS)
         else:
-            if answer is None:
-                self.confirmations.close(self._clock() + NOT_OFFERED_SECONDS)
+            if found is None:
                 return
-            self.confirmations.succeed()
-            if features == self.confirmations.features:
-                self._confirm(flights, answer, asked, features, began)
-
-    async def _ask_for_the_blank(self, flights: list[Flight]) -> dict[str, tuple[Asked, ...]]:
-        blank = [flight.subject for flight in flights if flight.blank]
-        return await self.counted.ask_many(blank) if blank and self.counted is not None else {}
-
-    def _confirm(
-        self,
-        flights: list[Flight],
-        answer: BatchAccess,
-        asked: dict[str, tuple[Asked, ...]],
-        features: tuple[str, ...],
-        began: float,
-    ) -> None:
-        for flight in flights:
-            subject = flight.subject
-            if subject in answer.unknown:
-                self.confirmations.leave_alone(subject)
-            access = answer.access.get(subject)
-            if subject in asked and self.counted is not None:
-                found = provisional(access, features, began)
-                snapshot = self.counted.provide(subject, found, asked[subject])
-            else:
-                snapshot = confirm(self._snapshots.entries.get(subject), access, features, began)
-            flight.alone = snapshot is None
-            if snapshot is not None:
-                self.confirmed += 1
-                self._keep(flight, snapshot)
+            for flight in flights:
+                flight.alone = flight.subject not in found
+                if not flight.alone:
+                    self._keep(flight, found[flight.subject])
+            self.confirmed += len(found)
+            self._share(found.items())
 
     def _keep(self, flight: Flight, snapshot: Snapshot) -> None:
         if flight.expired:
             snapshot.expire()
         flight.snapshot = snapshot
         self._snapshots.put(flight.subject, snapshot)
+
+    def _share(self, answers: Iterable[tuple[str, Snapshot]]) -> None:
+        if self._news is not None:
+            self._news.share(answers)
 
     def _count_request(self) -> None:
         self.requests += 1

@@ -69,6 +69,17 @@ class Snapshot:
         return again
 
     @property
+    def is_expired(self) -> bool:
+        """Whether something is known to have changed since it was asked."""
+        return self.fresh_from < self.asked_at
+
+    def is_newer_than(self, known: Snapshot) -> bool:
+        """Whether it should take the place of what is known: it was asked later, and its balances are no older."""
+        if self.asked_at <= known.asked_at:
+            return False
+        return self.balances_at >= known.balances_at or known.is_expired
+
+    @property
     def is_provisional(self) -> bool:
         """Whether it is only known that there is something left, not how much. Nobody is denied by it."""
         return self.balances_at == NEVER

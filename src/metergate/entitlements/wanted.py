@@ -62,7 +62,7 @@ def need(
     serves = usable(known, wanted, now)
     if serves is None or serves.is_provisional:
         return _need_anything(wanted, known, serves, counted, confirmations)
-    changed = serves.fresh_from < serves.asked_at
+    changed = serves.is_expired
     near = is_near_limit(serves, features, None if counted is None else counted.left)
     urgent = changed or near or not grants(serves, features)
     alone = changed or near or not confirmations.fit(subject, serves)
@@ -83,7 +83,7 @@ def _need_anything(
     if serves is None:
         denied = known is not None and known.is_provisional and not grants(known, features)
         return Need(Urgency.UNKNOWN, alone=denied, blank=True)
-    if serves.fresh_from < serves.asked_at:
+    if serves.is_expired:
         return Need(Urgency.LIMIT, alone=True)
     if not counted.lacks(serves, features, check, beside):
         return Need(Urgency.STALE, alone=False, blank=True)

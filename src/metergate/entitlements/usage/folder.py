@@ -26,6 +26,8 @@ from metergate.entitlements.usage.places import MOST_COLUMNS, MOST_PLACES, Place
 _log = logging.getLogger("metergate.entitlements")
 
 TABLE = "places"
+ANSWERS = "answers"
+"""What OpenMeter answered, by key; its ceilings name places, and its times are of the clock."""
 LAYOUT = 2
 ROOM = 4096
 """Places that a column gets room for at a time."""
@@ -222,7 +224,7 @@ def _forget_other_boots(path: Path, most: int) -> bool:
 
 
 def _forget(path: Path) -> bool:
-    for old in (path / TABLE, *path.glob("column-*")):
+    for old in (path / TABLE, *path.glob("column-*"), *path.glob(f"{ANSWERS}*")):
         old.unlink(missing_ok=True)
     return True
 

@@ -169,6 +169,10 @@ class Ledger:
         columns = zip(self._columns(), self.seen(), strict=True)
         return all(column.is_settled(place.number, before) for column, before in columns)
 
+    def is_quiet(self, place: Place) -> bool:
+        """The same, and whether nothing is held."""
+        return self.is_settled(place) and self.committed(place) == self.spent(place)
+
     def spent(self, place: Place) -> float:
         """What all processes have recorded."""
         return sum(column.numbers[HEAD + CELL * place.number] for column in self._columns())

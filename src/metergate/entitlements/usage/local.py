@@ -367,15 +367,6 @@ class LocalUsage:
         with self.lock:
             return all(self.ledger.is_settled(place) for place in places)
 
-    def is_quiet(self, ceilings: Iterable[Ceiling]) -> bool:
-        """Whether, beside that, nothing is held of these."""
-        ledger = self.ledger
-        with self.lock:
-            return all(
-                ledger.is_settled(place) and ledger.committed(place) == ledger.spent(place)
-                for _, place, *_ in ceilings
-            )
-
     def _place(self, subject: str, feature: str, kind: Kind) -> Place | None:
         """Another one for another kind of count: what was counted of the one means nothing for the other."""
         key = subject, feature if kind == "flow" else f"{feature} {kind}"
