@@ -8,6 +8,8 @@ import threading
 from contextlib import contextmanager
 from importlib import import_module
 from itertools import count
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import httpx
 import pytest
@@ -55,6 +57,30 @@ def on_granian(app):
         loop.close()
 
 
+@contextmanager
+def on_threads(app):
+    """A WSGI application behind a server with a thread for each connection; its port."""
+    server = make_server(HOST, 0, app, Threads, Quiet)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class Threads(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
 SERVERS = {
     "starlette": ("starlette", "application", on_uvicorn),
     "starlette on granian": ("starlette", "application", on_granian),
@@ -62,6 +88,7 @@ SERVERS = {
     "litestar": ("litestar", "application", on_uvicorn),
     "quart": ("quart", "application", on_uvicorn),
     "django": ("django", "application", on_uvicorn),
+    "django below wsgi": ("django", "application_wsgi", on_threads),
 }
 
 

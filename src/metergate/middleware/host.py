@@ -72,13 +72,13 @@ class Metergate:
         self.engine = self.engine_for("metergate")
 
     def engine_for(self, name: str, **options: Any) -> Engine:
-        """A policy that differs in these options, for some routes; it shares all else. Best made at start: what was used
-        before it was made is not counted here, only by OpenMeter.
+        """A policy that differs in these options, for some routes; it shares all else; ``meter=[]``: it meters nothing.
+        Best made at start: what was used before it was made is not counted here, only by OpenMeter.
 
         Raises:
             ConfigurationError: options that cannot be right, all of them.
         """
-        policy, findings = read_options(self._options | _as_in_json(options), name=name)
+        policy, findings = read_options(_without_no_meter(self._options | _as_in_json(options)), name=name)
         for finding in findings:
             if finding.severity == "warning":
                 _log.warning("%s", finding)
@@ -136,7 +136,7 @@ def check_options(name: str, options: dict[str, Any]) -> None:
     Raises:
         ConfigurationError: they cannot, with all that is wrong.
     """
-    policy, findings = read_options({"apiKey": "-"} | _as_in_json(options), name=name)
+    policy, findings = read_options({"apiKey": "-"} | _without_no_meter(_as_in_json(options)), name=name)
     if policy is None:
         raise ConfigurationError(findings)
 
@@ -154,6 +154,11 @@ def _as_in_json(options: dict[str, Any]) -> dict[str, Any]:
             value = {_CAMEL.get(inner, inner): each for inner, each in value.items()}
         read[key] = value
     return read
+
+
+def _without_no_meter(options: dict[str, Any]) -> dict[str, Any]:
+    """An empty list says that a policy does not meter what another one does; of its own it is no option."""
+    return {name: value for name, value in options.items() if (name, value) != ("meter", [])}
 
 
 def _snake(name: str) -> str:

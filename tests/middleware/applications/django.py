@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings
@@ -46,12 +47,11 @@ def thing(request, number, shop=None):
     return HttpResponse(f"thing {number}")
 
 
-async def stream(request):
-    return StreamingHttpResponse(steps.chunks(request.headers["x-user"]))
-
-
-def stream_sync(request):
-    return StreamingHttpResponse(steps.chunks_sync(request.headers["x-user"]))
+def stream(request):
+    below_asgi = hasattr(request, "scope")
+    return StreamingHttpResponse(
+        (steps.chunks if below_asgi else steps.chunks_sync)(request.headers["x-user"])
+    )
 
 
 async def fails(request):
@@ -68,20 +68,14 @@ async def tokens_async(request):
     return HttpResponse("done")
 
 
-TASKS = set()
-
-
-async def background(request):
-    task = asyncio.create_task(steps.work(request.headers["x-user"]))
-    TASKS.add(task)
-    task.add_done_callback(TASKS.discard)
+def background(request):
+    threading.Thread(target=asyncio.run, args=(steps.work(request.headers["x-user"]),)).start()
     return HttpResponse("begun")
 
 
 urlpatterns = [
     path("things/<int:number>", thing),
     path("stream", stream),
-    path("stream-sync", stream_sync),
     path("fails", fails),
     path("tokens", tokens),
     path("tokens-async", tokens_async),
