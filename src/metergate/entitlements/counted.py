@@ -60,6 +60,8 @@ class Counted:
         self._wall_clock = wall_clock
         self.learning = Learning(source, local, clock, catalog_file)
         self._terms = Terms(source, clock, wall_clock)
+        # What a server says of itself tells nothing of its clock.
+        self._clock_margin = local.ledger.visibility
         self._settling: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     # --- asking
@@ -75,11 +77,28 @@ class Counted:
         snapshot = Snapshot(began, answer)
         self._learn_visibility()
         if asked:
-            more = self.local.tells_of_more(asked, answer.features)
-            early = {feature for feature in more if await self._terms.is_early(subject, feature, since)}
+            early = await self._find_early(subject, asked, answer, since)
             snapshot.ceilings = self._hard(subject, self.local.ceilings(asked, answer.features, early))
             self._ask_in_time(subject, snapshot)
         return snapshot
+
+    async def _find_early(
+        self, subject: str, asked: tuple[Asked, ...], answer: SubjectAccess, since: float
+    ) -> frozenset[str]:
+        """The features of which an answer tells what is granted only from a later moment on."""
+        terms, early = self._terms, set()
+        more = self.local.tells_of_more(asked, answer.features)
+        for one in asked:
+            feature = one.feature
+            if feature not in more or not await terms.is_early(subject, feature, since):
+                # Of another kind each answer may tell of more, and would cost two requests.
+                terms.settle(subject, feature, has_changed=feature in more and one.kind == "flow")
+                continue
+            early.add(feature)
+            allowed = terms.in_force(subject, feature, since, more[feature])
+            if allowed is not None:
+                self.local.ledger.rise_to(one.place, allowed)
+        return frozenset(early)
 
     async def ask_many(self, subjects: Iterable[str]) -> dict[str, tuple[Asked, ...]]:
         """What an answer will surely hold for each of these, of whom nothing is known. Just before they are asked for."""
@@ -107,7 +126,7 @@ class Counted:
         said = self._source.visibility_seconds
         if said is not None:
             self.local.ledger.visibility = said + VISIBILITY_MARGIN
-        self._terms.margin = self.local.ledger.visibility
+        self._terms.margin = max(self._clock_margin, self.local.ledger.visibility)
 
     def _ask_in_time(self, subject: str, snapshot: Snapshot) -> None:
         """Whether a limit is soft should be known before it is reached: then OpenMeter may be away."""

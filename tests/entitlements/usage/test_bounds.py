@@ -38,6 +38,14 @@ def test_what_is_new_begins_anew(bounds):
     assert (bounds.least(1), bounds.exceeds(1, 200.0), bounds.exceeds(1, 201.0)) == (170.0, False, True)
 
 
+def test_what_is_surely_allowed_by_now_raises_what_is_known_and_never_lowers_it(bounds):
+    bounds.narrow(1, 70.0, 100.0)
+    bounds.rise_to(1, 60.0)
+    assert (bounds.least(1), bounds.exceeds(1, 100.0)) == (70.0, False)
+    bounds.rise_to(1, 120.0)
+    assert (bounds.least(1), bounds.exceeds(1, 120.0), bounds.exceeds(1, 121.0)) == (120.0, False, True)
+
+
 def test_a_place_that_goes_to_somebody_else_is_not_known(bounds):
     bounds.narrow(1, 70.0, 100.0)
     bounds.forget(1)

@@ -85,4 +85,4 @@ def test_an_answer_of_the_old_kind_does_not_tell_the_new_one_of_more(local):
     ceilings(local, 10.0)
     local.learn(catalog("UNIQUE_COUNT"))
     values = [FeatureValue("f", True, balance=1000.0, usage=0.0)]
-    assert local.tells_of_more(local.ask("acme"), values) == ()
+    assert local.tells_of_more(local.ask("acme"), values) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from metergate.entitlements.usage.folder import Folder
 from metergate.entitlements.usage.ledger import Ledger
 from metergate.entitlements.usage.local import Hold, LocalUsage
 from metergate.entitlements.usage.watermark import Watermark
+from metergate.errors import OpenMeterOutage
 from metergate.openmeter.access import AccessClient
 from metergate.policy.model import EntitlementCheck
 from metergate.testing import embedded_openmeter
@@ -66,22 +68,21 @@ def subject(openmeter, full_hour):
 
 
 class Gateway:
-    """Lets in what it can each second; what it lets in OpenMeter sees at once."""
+    """Lets in what it can each second; what it lets in OpenMeter sees at once. Its clock is so many seconds ``ahead``."""
 
-    def __init__(self, openmeter, subject):
-        self.openmeter, self.subject = openmeter, subject
+    def __init__(self, openmeter, subject, *, ahead=0.0, folder=None):
+        self.openmeter, self.subject, self.ahead = openmeter, subject, ahead
         self.client = AccessClient(openmeter.url, "")
         clock = self.wall_time
-        ledger = Ledger(
-            Folder(None, most_places=8), Watermark(lambda: [(1, 1)]), clock, visibility=VISIBILITY
-        )
+        self.folder = Folder(folder, most_places=8)
+        ledger = Ledger(self.folder, Watermark(lambda: [(1, 1)]), clock, visibility=VISIBILITY)
         self.local = LocalUsage(ledger)
         self.local.watch(["calls"])
         self.counted = Counted(self.client, self.local, clock=clock, wall_clock=clock)
         self.let_in: list[datetime] = []
 
     def wall_time(self):
-        return self.openmeter.clock.now.timestamp()
+        return self.openmeter.clock.now.timestamp() + self.ahead
 
     async def run(self, seconds, wants=5):
         for _ in range(seconds):
@@ -100,7 +101,7 @@ class Gateway:
     def event(self):
         return {
             "specversion": "1.0",
-            "id": f"{self.subject}-{len(self.let_in)}",
+            "id": uuid.uuid4().hex,
             "source": "test",
             "type": "call",
             "subject": self.subject,
@@ -115,20 +116,38 @@ def rfc3339(openmeter):
     return openmeter.clock.now.isoformat().replace("+00:00", "Z")
 
 
-def serve(openmeter, subject, full_hour, seconds=320):
-    """How many were let in before the full hour and after it."""
+def give(openmeter, subject, amount, after=0):
+    """A grant that does not recur, which begins so many seconds later."""
+    at = openmeter.clock.now + timedelta(seconds=after)
+    grant = {**GRANT, "amount": amount, "effectiveAt": at.isoformat().replace("+00:00", "Z")}
+    del grant["recurrence"]
+    openmeter.call("POST", f"/api/v2/customers/{subject}/entitlements/calls/grants", grant)
+
+
+def play(openmeter, subject, script, **options):
+    """What a gateway does by a script; what that gives."""
 
     async def scenario():
-        gateway = Gateway(openmeter, subject)
+        gateway = Gateway(openmeter, subject, **options)
         try:
-            await gateway.run(seconds)
+            return await script(gateway)
         finally:
             gateway.counted.close()
+            gateway.folder.close()
             await gateway.client.close()
+
+    return asyncio.run(scenario())
+
+
+def serve(openmeter, subject, full_hour, seconds=320, **options):
+    """How many were let in before the full hour and after it."""
+
+    async def script(gateway):
+        await gateway.run(seconds)
         before = gateway.before(full_hour)
         return before, len(gateway.let_in) - before
 
-    return asyncio.run(scenario())
+    return play(openmeter, subject, script, **options)
 
 
 def test_no_more_is_let_in_in_the_last_minute_of_a_period_than_was_left_of_it(openmeter, subject, full_hour):
@@ -149,17 +168,98 @@ def test_a_grant_that_comes_in_between_is_used_at_once(openmeter, subject, full_
     key = subject(BY_PERIOD)
     assert serve(openmeter, key, full_hour, seconds=20) == (QUOTA, 0)
 
-    async def scenario():
-        gateway = Gateway(openmeter, key)
+    async def script(gateway):
         await gateway.run(3)
-        grant = {**GRANT, "effectiveAt": rfc3339(openmeter)}
-        del grant["recurrence"]
-        openmeter.call("POST", f"/api/v2/customers/{key}/entitlements/calls/grants", grant)
-        await gateway.run(4)
-        await gateway.client.close()
+        give(openmeter, key, QUOTA)
+        await gateway.run(8)
         return len(gateway.let_in)
 
-    assert asyncio.run(scenario()) == QUOTA
+    assert play(openmeter, key, script) == QUOTA
+
+
+def test_a_grant_that_was_made_to_begin_later_just_after_another_is_not_used_before_it_begins(
+    openmeter, subject, full_hour
+):
+    key = subject(BY_PERIOD)
+
+    async def script(gateway):
+        await gateway.run(8)
+        give(openmeter, key, 5)
+        await gateway.run(4)
+        at_once = len(gateway.let_in)
+        begins = openmeter.clock.now.replace(second=0) + timedelta(seconds=60)
+        give(openmeter, key, 10, after=(begins - openmeter.clock.now).total_seconds())
+        await gateway.run(65)
+        return at_once, gateway.before(begins), len(gateway.let_in)
+
+    assert play(openmeter, key, script) == (QUOTA + 5, QUOTA + 5, QUOTA + 15)
+
+
+def test_a_grant_before_the_last_minute_does_not_open_it_where_nobody_can_say_when_more_is_granted(
+    openmeter, subject, full_hour
+):
+    """That the answer allows more was known for more than a minute by then; not that it allows so much."""
+    key = subject(BY_PERIOD)
+    openmeter.clock.move(seconds=185)
+
+    async def script(gateway):
+        async def may_not_read(*_):
+            raise OpenMeterOutage("403")
+
+        gateway.client.rises = may_not_read
+        await gateway.run(20)
+        give(openmeter, key, 5)
+        await gateway.run(250)
+        before = gateway.before(full_hour)
+        return before, len(gateway.let_in) - before
+
+    assert play(openmeter, key, script) == (QUOTA + 5, QUOTA)
+
+
+def test_who_is_granted_a_little_every_minute_gets_it(openmeter, subject, full_hour):
+    """There is always something that begins within the next minute, so every answer is early."""
+    key = subject(BY_GRANT)
+
+    async def script(gateway):
+        give(openmeter, key, QUOTA)
+        await gateway.run(8)
+        for minute in range(1, 7):
+            give(openmeter, key, 10, after=60 * minute)
+        return [(await gateway.run(70), len(gateway.let_in))[1] for _ in range(3)]
+
+    assert play(openmeter, key, script) == [QUOTA + 10, QUOTA + 20, QUOTA + 30]
+
+
+def test_a_reset_by_hand_in_the_last_minute_is_used_soon(openmeter, subject, full_hour):
+    key = subject(BY_PERIOD)
+    openmeter.clock.move(seconds=200)
+
+    async def script(gateway):
+        await gateway.run(50)
+        reset = {"effectiveAt": rfc3339(openmeter), "retainAnchor": False}
+        openmeter.call("POST", f"/api/v2/customers/{key}/entitlements/calls/reset", reset)
+        await gateway.run(20)
+        return len(gateway.let_in)
+
+    assert play(openmeter, key, script) == 2 * QUOTA
+
+
+@pytest.mark.parametrize("ahead", [-VISIBILITY, VISIBILITY])
+def test_nor_is_it_where_the_clocks_differ_also_if_the_server_sees_events_at_once(
+    openmeter, subject, full_hour, ahead
+):
+    key = subject(BY_PERIOD)
+    openmeter.clock.move(seconds=210)
+    assert serve(openmeter, key, full_hour, seconds=110, ahead=ahead) == (QUOTA, QUOTA)
+
+
+def test_a_gateway_that_starts_in_the_last_minute_goes_by_what_the_one_before_was_answered(
+    openmeter, subject, full_hour, tmp_path
+):
+    key = subject(BY_PERIOD)
+    openmeter.clock.move(seconds=200)
+    assert serve(openmeter, key, full_hour, seconds=55, folder=tmp_path) == (QUOTA, 0)
+    assert serve(openmeter, key, full_hour, seconds=65, folder=tmp_path) == (0, QUOTA)
 
 
 def test_without_what_the_answers_before_allowed_the_limit_would_not_hold(

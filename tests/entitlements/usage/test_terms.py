@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from metergate.entitlements.usage.terms import KNOWN_SECONDS, UNKNOWN_SECONDS, Terms
+from metergate.entitlements.usage.terms import KNOWN_SECONDS, RISES_SECONDS, UNKNOWN_SECONDS, Terms
 from metergate.errors import OpenMeterOutage
 from metergate.openmeter.values import MeteredEntitlement
 
@@ -109,26 +109,52 @@ def test_an_answer_is_early_where_more_is_granted_within_the_next_minute(limits,
 
 
 def test_after_a_period_has_begun_it_is_asked_when_the_next_does(limits, terms, clock):
-    limits.rise = (NOON + 30,)
+    limits.rise = (NOON + 6,)
     assert is_early(terms)
-    clock.advance(34.9)
-    assert is_early(terms, after=34.9)
+    clock.advance(9.9)
+    assert is_early(terms, after=9.9)
     assert limits.asked == 1
-    limits.rise = (NOON + 30, NOON + 3630)
-    clock.advance(0.2)
-    assert not is_early(terms, after=35.1)
+    limits.rise = (NOON + 6, NOON + 3630)
+    clock.advance(1.2)
+    assert not is_early(terms, after=11.1)
     assert limits.asked == 2
 
 
-def test_where_openmeter_cannot_say_when_more_is_granted_an_answer_is_early_for_a_minute(
-    limits, terms, clock
-):
-    limits.rise = OpenMeterOutage("away")
+def test_a_grant_that_was_made_after_it_was_asked_when_more_is_granted_is_found_in_time(limits, terms, clock):
+    assert not is_early(terms)
+    limits.rise = (NOON + 60,)
+    clock.advance(RISES_SECONDS)
+    assert is_early(terms, after=RISES_SECONDS)
+
+
+def test_after_something_new_it_is_asked_anew_at_once_when_more_is_granted(limits, terms):
+    assert not is_early(terms)
+    limits.rise = (NOON + 60,)
+    terms.settle("acme", "calls", has_changed=False)
+    assert not is_early(terms)
+    terms.settle("acme", "calls", has_changed=True)
     assert is_early(terms)
-    clock.advance(69.0)
-    assert is_early(terms, after=69.0)
-    clock.advance(2.0)
-    assert not is_early(terms, after=71.0)
+
+
+def test_where_openmeter_cannot_say_when_more_is_granted_any_answer_may_be_early(limits, terms, clock):
+    limits.rise = (NOON + 3600,)
+    assert not is_early(terms)
+    limits.rise = OpenMeterOutage("away")
+    for after in (RISES_SECONDS, 1000.0, 10_000.0):
+        clock.now = 1000.0 + after
+        assert is_early(terms, after=after), "what was known an hour ago may have changed"
+
+
+def test_what_an_early_answer_allowed_is_in_force_once_its_minute_is_over_for_sure(terms):
+    def in_force(after, amount):
+        return terms.in_force("acme", "calls", NOON + after, amount)
+
+    assert [in_force(0, 20.0), in_force(40, 30.0), in_force(69.9, 35.0)] == [None, None, None]
+    assert in_force(70, 40.0) == 20, "the answer of a minute ago, not the newest"
+    assert in_force(139, 50.0) is None
+    assert in_force(140, 33.0) == 33, "no more than the newest allows, either"
+    terms.settle("acme", "calls", has_changed=False)
+    assert in_force(300, 90.0) is None, "another story"
 
 
 def test_with_no_entitlement_no_answer_is_early(limits, terms):

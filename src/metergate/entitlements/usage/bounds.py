@@ -41,6 +41,11 @@ class Bounds:
         self._numbers[2 * place] = least
         self._numbers[2 * place + 1] = most or _LEAST_NUMBER
 
+    def rise_to(self, place: int, amount: float) -> None:
+        """At least this much is allowed by now."""
+        if amount > self._numbers[2 * place]:
+            self.begin(place, amount, amount)
+
     def narrow(self, place: int, least: float, most: float) -> None:
         """Another answer, which allows at least and at most this."""
         known = self._numbers[2 * place + 1]

@@ -177,6 +177,11 @@ class Ledger:
         """What all processes have recorded."""
         return sum(column.numbers[HEAD + CELL * place.number] for column in self._columns())
 
+    def rise_to(self, place: Place, amount: float) -> None:
+        """At least this much may be used by now, counted as `spent` is, though OpenMeter's answers are early."""
+        if self.is_current(place):
+            self.folder.places.bounds.rise_to(place.number, amount)
+
     def place(self, subject: str, feature: str) -> Place | None:
         """The place of this feature of this subject; None where there is no room for another."""
         place = self.folder.places.find(subject, feature)

@@ -236,17 +236,17 @@ class LocalUsage:
                     asked.append(Asked(feature, place, kind, self.ledger.base(place, seen), seen))
         return tuple(asked)
 
-    def tells_of_more(self, asked: Iterable[Asked], values: Iterable[FeatureValue]) -> tuple[str, ...]:
-        """The features of which an answer allows more than all others before: a grant, a reset, a new period."""
+    def tells_of_more(self, asked: Iterable[Asked], values: Iterable[FeatureValue]) -> dict[str, float]:
+        """What an answer allows where that is more than all others before: a grant, a reset, a new period."""
         balances = {value.feature: value.balance for value in values}
         bounds = self.ledger.folder.places.bounds
-        return tuple(
-            one.feature
+        return {
+            one.feature: balance + one.base
             for one in asked
             if one.kind != "level"
             and (balance := balances.get(one.feature)) is not None
             and bounds.exceeds(one.place.number, balance + one.base)
-        )
+        }
 
     def ceilings(
         self, asked: Iterable[Asked], values: Iterable[FeatureValue], early: Collection[str] = ()
@@ -298,10 +298,9 @@ class LocalUsage:
         place = one.place
         if one.kind == "level":
             return Ceiling(one.feature, place, balance + (value.usage or 0.0), balance, one.seen)
-        bounds = self.ledger.folder.places.bounds
+        bounds, amount = self.ledger.folder.places.bounds, balance + one.base
         if early:
-            return Ceiling(one.feature, place, bounds.least(place.number), balance, early=True)
-        amount = balance + one.base
+            return Ceiling(one.feature, place, min(bounds.least(place.number), amount), balance, early=True)
         if self.ledger.is_current(place):
             is_new = bounds.exceeds(place.number, amount)
             keep = bounds.begin if is_new else bounds.narrow
