@@ -159,6 +159,18 @@ def test_the_tokens_of_a_stream_are_in_the_spool_before_it_ends_and_no_chunk_wai
     assert at[-1] == 3
 
 
+@pytest.mark.parametrize("way", ["bytes", "streamed with a length", "streamed without"])
+def test_a_body_that_came_to_its_end_is_complete_whatever_it_ends_with(serve, metered, way):
+    body = (
+        b'data: {"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n'
+    )
+    handler = answering(
+        body if way == "bytes" else [body[:40], body[40:]], SSE, len(body) if "with a" in way else None
+    )
+    serve(handler, inbound=[who, metered.policy(PROMPT)]).ask()
+    assert metered.data() == [{"type": "input", "tokens": 1}, {"type": "output", "tokens": 2}]
+
+
 def test_a_chunk_has_left_before_it_is_looked_at(serve, metered, monkeypatch):
     body = pieces((RECORDED / "openai.sse").read_bytes())
     order = []
