@@ -53,14 +53,17 @@ class Metergate:
             exclude: paths that are let through and not metered, or what says so of a path.
             workers: how many processes of this application share the budget of reads.
             options: those of an ``openmeter-inbound`` policy, in Python's spelling or as in ``policies.json``:
-                ``api_url``, ``api_key`` (default: ``OPENMETER_API_KEY``), ``meter``, ``meter_on_status_codes``,
-                ``event_source``, ``required_entitlements``, ``subject_path``, ``entitlement_check``, ``delivery``.
+                ``api_url`` (default: ``METERGATE_OPENMETER_URL``), ``api_key`` (default: ``OPENMETER_API_KEY``),
+                ``meter``, ``meter_on_status_codes``, ``event_source``, ``required_entitlements``, ``subject_path``,
+                ``entitlement_check``, ``delivery``.
 
         Raises:
             ConfigurationError: options that cannot be right, all of them.
         """
         self._options = _as_in_json(options)
         self._options.setdefault("apiKey", os.environ.get("OPENMETER_API_KEY", ""))
+        if url := os.environ.get("METERGATE_OPENMETER_URL"):
+            self._options.setdefault("apiUrl", url)
         self._find_user = user
         self._trusted_header = None if trusted_header is None else trusted_header.lower().encode("latin-1")
         self.is_excluded = exclude if callable(exclude) else frozenset(exclude).__contains__
