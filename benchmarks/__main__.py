@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks import holding, ingest, inside, parts, proxies, store, streams, subjects, tokens
+from benchmarks import holding, ingest, inside, middlewares, parts, proxies, store, streams, subjects, tokens
 from benchmarks.machine import describe
 from benchmarks.report import Report, Section, show
 
@@ -48,6 +48,7 @@ def _sections(folder: Path, *, quick: bool) -> dict[str, Callable[[], Section]]:
         "streams": lambda: streams.first_bytes(folder, looks=10 if quick else 100),
         "looking": lambda: streams.looking_along(rounds),
         "inside": lambda: inside.inside(folder, calls, rounds),
+        "middleware": lambda: middlewares.adding(folder / "middleware", calls // 4, rounds),
         "pieces": lambda: parts.pieces(folder, calls, rounds),
         "sending": lambda: parts.sending(folder, 10_000 if quick else 200_000, min(rounds, 3)),
         "store": lambda: store.storing(folder / "store", 100_000 if quick else 1_000_000, calls // 10),
