@@ -76,3 +76,40 @@ def test_a_hard_limit_stays_used_up_where_doubts_would_last_too_long(used_up):
         return counted.take(sure, ("calls",), CHECK), counted.left(sure, "calls")
 
     assert asyncio.run(scenario()) == (UsedUp("calls", 0.0), 0.0)
+
+
+def test_what_another_process_learns_while_one_is_asking_makes_the_other_features_be_asked_for_too(clock):
+    """Both tell of the next period, in half a minute. That of the second shows only by an answer that comes meanwhile."""
+    features = ("calls", "users")
+    catalog = Catalog(
+        (Feature("calls", "1", "m"), Feature("users", "2", "n")),
+        (Meter("m", "3", "call", "COUNT"), Meter("n", "4", "call", "COUNT")),
+    )
+    ledger = Ledger(Folder(None, most_places=8), Watermark(lambda: [(1, 0)]), clock, visibility=5)
+    asked_for = []
+
+    class InTheLastMinute(OpenMeter):
+        async def rises(self, subject, feature):
+            asked_for.append(feature)
+            ledger.folder.places.bounds.narrow(ledger.place("acme", "users").number, 16.0, 16.0)
+            return (clock() + 30,)
+
+    async def scenario():
+        local = LocalUsage(ledger)
+        local.watch(features)
+        local.learn(catalog)
+        counted = Counted(InTheLastMinute(soft=False), local, clock=clock, wall_clock=clock)
+        local.spend([SimpleNamespace(type="call", subject="acme", data=None)] * 4)
+        for balance in (16.0, 20.5):
+
+            async def answer(subject, left=balance):
+                calls = FeatureValue("calls", True, balance=left, usage=0.0)
+                users = FeatureValue("users", True, balance=min(left, 20.0), usage=0.0)
+                return SubjectAccess("found", (calls, users))
+
+            snapshot = await counted.read("acme", clock(), answer)
+        counted.close()
+        return [(one.feature, one.amount, one.early) for one in snapshot.ceilings]
+
+    assert asyncio.run(scenario()) == [("calls", 16.0, True), ("users", 16.0, True)]
+    assert asked_for == list(features)

@@ -86,18 +86,23 @@ class Counted:
         self, subject: str, asked: tuple[Asked, ...], answer: SubjectAccess, since: float
     ) -> frozenset[str]:
         """The features of which an answer tells what is granted only from a later moment on."""
-        terms, early = self._terms, set()
-        more = self.local.tells_of_more(asked, answer.features)
+        terms, early, new = self._terms, set[str](), set[str]()
+        # Again, because meanwhile another answer may have shown that this one tells of more.
+        while more := self.local.tells_of_more(asked, answer.features, but=early | new):
+            for one in asked:
+                if one.feature not in more:
+                    continue
+                if not await terms.is_early(subject, one.feature, since):
+                    new.add(one.feature)
+                    continue
+                early.add(one.feature)
+                allowed = terms.in_force(subject, one.feature, since, more[one.feature])
+                if allowed is not None:
+                    self.local.ledger.rise_to(one.place, allowed)
         for one in asked:
-            feature = one.feature
-            if feature not in more or not await terms.is_early(subject, feature, since):
+            if one.feature not in early:
                 # Of another kind each answer may tell of more, and would cost two requests.
-                terms.settle(subject, feature, has_changed=feature in more and one.kind == "flow")
-                continue
-            early.add(feature)
-            allowed = terms.in_force(subject, feature, since, more[feature])
-            if allowed is not None:
-                self.local.ledger.rise_to(one.place, allowed)
+                terms.settle(subject, one.feature, has_changed=one.feature in new and one.kind == "flow")
         return frozenset(early)
 
     async def ask_many(self, subjects: Iterable[str]) -> dict[str, tuple[Asked, ...]]:

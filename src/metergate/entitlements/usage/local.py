@@ -236,7 +236,9 @@ class LocalUsage:
                     asked.append(Asked(feature, place, kind, self.ledger.base(place, seen), seen))
         return tuple(asked)
 
-    def tells_of_more(self, asked: Iterable[Asked], values: Iterable[FeatureValue]) -> dict[str, float]:
+    def tells_of_more(
+        self, asked: Iterable[Asked], values: Iterable[FeatureValue], but: Collection[str] = ()
+    ) -> dict[str, float]:
         """What an answer allows where that is more than all others before: a grant, a reset, a new period."""
         balances = {value.feature: value.balance for value in values}
         bounds = self.ledger.folder.places.bounds
@@ -244,6 +246,7 @@ class LocalUsage:
             one.feature: balance + one.base
             for one in asked
             if one.kind != "level"
+            and one.feature not in but
             and (balance := balances.get(one.feature)) is not None
             and bounds.exceeds(one.place.number, balance + one.base)
         }
