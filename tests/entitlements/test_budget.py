@@ -145,6 +145,12 @@ def test_those_that_fit_are_found_in_order_and_no_class_hides_another():
     assert [each.subject for each in queue.first(fits, rest, 9, 9)] == ["m", "s", "t"]
     assert [each.subject for each in queue.first(fits, rest, 2, 9)] == ["m", "s"]
     assert [each.subject for each in queue.first(fits, rest, 9, 1)] == ["s"]
+    queue.push(Waiting("b"), Urgency.UNKNOWN)
+    waiting = queue.first(fits, (Urgency.UNKNOWN,), 9, 9)
+    assert [each.subject for each in waiting] == ["b", "a"], (
+        "of those who wait for an answer the last come first"
+    )
+    queue.remove("b")
     queue.remove("s")
     assert queue.urgency("s") is None
     assert len(queue) == 6

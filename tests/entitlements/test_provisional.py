@@ -44,6 +44,7 @@ class OpenMeter:
         self.reads, self.queries = [], []
         self.trouble = None
         self.latency = LATENCY
+        self.seconds_each = 0.0
         self.count = lambda: None
 
     def count_requests(self, on_request):
@@ -83,7 +84,7 @@ class OpenMeter:
             }
             for subject in subjects
         }
-        await asyncio.sleep(LATENCY)
+        await asyncio.sleep(LATENCY + self.seconds_each * len(subjects))
         if self.trouble is not None:
             raise self.trouble
         return BatchAccess(answer)
@@ -171,6 +172,34 @@ def test_a_thousand_new_subjects_are_known_within_a_second_and_within_the_budget
     assert reasons == {"granted": 1000}
     assert took < 1
     assert requests <= RATE * took + 6
+
+
+def test_a_server_that_takes_its_time_for_each_subject_is_asked_for_fewer_at_a_time(world):
+    async def scenario(world):
+        world.openmeter.seconds_each = 0.04
+        waiting = [asyncio.ensure_future(world.decide(f"s{number}")) for number in range(1500)]
+        await asyncio.gather(*waiting)
+        slow = len(world.openmeter.queries)
+        world.openmeter.seconds_each = 0.0
+        await asyncio.gather(*(world.decide(f"t{number}") for number in range(1000)))
+        return [len(subjects) for _, subjects in world.openmeter.queries], slow
+
+    sizes, slow = world(scenario)
+    assert max(sizes[20:slow]) <= 0.5 / 0.04
+    assert max(sizes[slow:]) == 100, "once it is quick again it is asked for more"
+
+
+def test_where_there_are_too_many_for_all_those_who_came_last_are_served_in_time(world):
+    async def scenario(world):
+        impatient = EntitlementCheck(timeout_seconds=0.5)
+        await world.drain()
+        waiting = [world.decide(f"s{number}", check=impatient) for number in range(3000)]
+        decisions = await asyncio.gather(*waiting)
+        return [number for number, one in enumerate(decisions) if one.reason == "granted"]
+
+    granted = world(scenario)
+    assert len(granted) >= 1000
+    assert set(range(2500, 3000)) <= set(granted)
 
 
 def test_of_sixty_four_requests_for_the_last_unit_one_is_let_in(world):

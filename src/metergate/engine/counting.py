@@ -16,9 +16,10 @@ import msgspec
 
 from metergate.delivery import Delivery
 from metergate.engine.tending import Tending
+from metergate.entitlements.answers import Answers
 from metergate.entitlements.counted import Counted, CountSource
 from metergate.entitlements.usage.costs import read_path
-from metergate.entitlements.usage.folder import Folder, can_share
+from metergate.entitlements.usage.folder import ANSWERS, Folder, can_share
 from metergate.entitlements.usage.learning import recall
 from metergate.entitlements.usage.ledger import Ledger
 from metergate.entitlements.usage.local import MOST_REMEMBERED, LocalUsage
@@ -111,7 +112,9 @@ class Counting:
         _living.add(self)
 
     def add(self, source: CountSource, name: str = "") -> Counted:
-        """Count by the answers of OpenMeter to one key, too. ``name``: of a file for how events count."""
+        """Count by the answers of OpenMeter to one key, too. ``name``: of files for how events count, and for the answers,
+        which another key need not get.
+        """
         local = Count(self.ledger, self.wake)
         local.watch(self._features)
         catalog = None if self._path is None else self._path / f"catalog{name and '-'}{name}.json"
@@ -119,7 +122,8 @@ class Counting:
         if self._uncounted:
             local.spend(self._uncounted)
             self._uncounted.clear()
-        counted = Counted(source, local, clock=self._clock, catalog_file=catalog)
+        answers = None if self._path is None else Answers(self._path / f"{ANSWERS}{name and '-'}{name}")
+        counted = Counted(source, local, clock=self._clock, catalog_file=catalog, answers=answers)
         self._counted.append(counted)
         return counted
 

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from metergate.entitlements.confirmation import NOT_OFFERED_SECONDS, Confirmations, confirm, provisional
+from metergate.entitlements.confirmation import (
+    LEAST_SUBJECTS,
+    NOT_OFFERED_SECONDS,
+    Confirmations,
+    confirm,
+    provisional,
+)
 from metergate.entitlements.counted import Counted
 from metergate.entitlements.snapshot import Snapshot, Snapshots
 from metergate.entitlements.source import AccessSource
+from metergate.openmeter.batch import MOST_SUBJECTS
+
+PATIENCE_SECONDS = 0.5
+"""How long a query should take: somebody waits for it, and OpenMeter takes its subjects one by one."""
 
 
 class Batches:
@@ -16,6 +26,8 @@ class Batches:
     def __init__(self, source: AccessSource, snapshots: Snapshots, clock: Callable[[], float]) -> None:
         self.confirmations = Confirmations()
         self.counted: Counted | None = None
+        self.most = MOST_SUBJECTS
+        """Subjects of one query, as many as OpenMeter has answered for at that pace."""
         self._source = source
         self._snapshots = snapshots
         self._clock = clock
@@ -33,6 +45,8 @@ class Batches:
             confirmations.close(self._clock() + NOT_OFFERED_SECONDS)
             return None
         confirmations.succeed()
+        pace = max(self._clock() - began, 0.001) / len(subjects)
+        self.most = max(LEAST_SUBJECTS, min(int(PATIENCE_SECONDS / pace), 2 * self.most, MOST_SUBJECTS))
         if features != confirmations.features:
             return None
         for subject in answer.unknown.intersection(subjects):

@@ -165,11 +165,15 @@ class ReadQueue(Generic[_Q]):
     def first(
         self, fits: Callable[[_Q], bool], classes: Iterable[Urgency], most: int, looked_at: int
     ) -> list[_Q]:
-        """At most ``most`` of these classes that fit, in their order; of each class only so many are looked at."""
-        waiting = chain.from_iterable(
-            islice(self._classes[urgency].values(), looked_at) for urgency in classes
-        )
+        """At most ``most`` of these classes that fit; of each class only so many are looked at. Those for whom somebody
+        waits newest first: where there are too many for all, who has waited longest is out of time before an answer comes.
+        """
+        waiting = chain.from_iterable(islice(self._in_order(urgency), looked_at) for urgency in classes)
         return list(islice(filter(fits, waiting), most))
+
+    def _in_order(self, urgency: Urgency) -> Iterable[_Q]:
+        waiting = self._classes[urgency].values()
+        return reversed(waiting) if urgency is Urgency.UNKNOWN else waiting
 
     def remove(self, subject: str) -> None:
         """Let a subject wait no more."""

@@ -30,13 +30,12 @@ from metergate.entitlements.news import News
 from metergate.entitlements.snapshot import Snapshot, Snapshots
 from metergate.entitlements.source import AccessSource
 from metergate.errors import OpenMeterError, OpenMeterOutage, OpenMeterThrottled
-from metergate.openmeter.batch import MOST_SUBJECTS
 
 _LOOKED_AT = 400
 """Of each class, when companions for a batch query are looked for."""
 
-_MOST_TOGETHER = 4
-"""Batch queries under way at once. OpenMeter takes their subjects one by one: more would only wait there."""
+_MOST_TOGETHER = 8
+"""Batch queries under way at once."""
 
 _BATCH = ""
 """In the place of a subject where a batch query was throttled; nobody is called that."""
@@ -251,7 +250,7 @@ class Flights:
             return []
         if self._together >= _MOST_TOGETHER:
             return []
-        most = MOST_SUBJECTS - 1
+        most = self._batches.most - 1
         unknown = flight.urgency is Urgency.UNKNOWN
         found = self._fit((Urgency.UNKNOWN,), most) if unknown else []
         if not unknown or len(found) + 1 >= LEAST_SUBJECTS:
