@@ -28,9 +28,12 @@ from metergate.gateway.metrics.samples import FAMILIES
 from metergate.gateway.project import load_project
 from metergate.gateway.server import Settings
 from metergate.gateway.upstream import Upstream
-from metergate.policy import features, options, statuses
+from metergate.policy import features, options, statuses, traffic
+from metergate.policy.expressions import HASH_LENGTH, MOST_TEXT, Expression, read_expression
 from metergate.policy.model import DeliveryOptions, Durability, EntitlementCheck, Mode, OnError
 from metergate.policy.options import read_options
+from metergate.policy.secret import Secret
+from metergate.streams import NOT_READ, PROVIDERS
 from metergate.testing.processes import HOST, Server, free_port, metergate_command
 from metergate.testing.projects import forward, policy, route, write_project
 
@@ -38,6 +41,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 OPENMETER = (ROOT / "docs" / "openmeter.md").read_text()
+TRAFFIC = (ROOT / "docs" / "meters-from-traffic.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("[CS]*.md"))]
 INTERNAL = {"METERGATE_GATEWAY_SETTINGS", "METERGATE_TESTING_JOURNAL"}
 """From one process of ours to the next; nobody sets them by hand."""
@@ -47,10 +51,10 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def rows(heading: str) -> list[list[str]]:
-    """The cells of the table whose first column is called that, in docs/operations.md."""
-    begin = OPERATIONS.index(f"\n| {heading} |")
-    table = OPERATIONS[begin + 1 :].partition("\n\n")[0].splitlines()[2:]
+def rows(heading: str, page: str = OPERATIONS) -> list[list[str]]:
+    """The cells of the table whose first column is called that, in docs/operations.md or another page."""
+    begin = page.index(f"\n| {heading} |")
+    table = page[begin + 1 :].partition("\n\n")[0].splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
 
 
@@ -227,6 +231,31 @@ def test_the_table_of_options_is_that_of_the_code():
     assert own == {'{"feature": …}', *features.OPTIONS} - {"feature"}
 
 
+def test_the_page_on_meters_from_the_traffic_names_what_the_code_has():
+    named = [name for row in rows("option of the meter", TRAFFIC) for name in code(row[0])]
+    assert set(named) == {*traffic.OPTIONS, "data"}
+    [source] = [row for row in rows("option of the meter", TRAFFIC) if code(row[0]) == ["from"]]
+    assert set(code(source[2])) == set(PROVIDERS)
+    reasons = [reason for row in rows("reason", TRAFFIC) for reason in code(row[0])]
+    assert sorted(reasons) == sorted(NOT_READ)
+    for row in rows("expression", TRAFFIC):
+        for text in code(row[0]):
+            read, findings = read_expression(text, Secret("a key to hash with"))
+            assert findings == [], text
+            assert isinstance(read, Expression) or text.startswith("$$"), text
+    assert f"{HASH_LENGTH} digits" in TRAFFIC
+    assert f"{MOST_TEXT:,} characters" in TRAFFIC.replace("\n", " ")
+
+
+def test_the_meters_and_policies_of_the_page_on_the_traffic_load():
+    meters = [json.loads(one) for one in blocks(TRAFFIC, "json") if '"from"' in one or '"download"' in one]
+    assert len(meters) == 2
+    for meter in meters:
+        given = {"apiKey": "k", "hashKey": "of more than 16 digits", "meter": meter}
+        made, findings = read_options(given, name="p")
+        assert (made is not None, findings) == (True, [])
+
+
 @pytest.mark.parametrize(
     ("group", "shape"), [("entitlementCheck", EntitlementCheck), ("delivery", DeliveryOptions)]
 )
@@ -260,7 +289,8 @@ def test_every_state_of_delivery_and_every_reason_is_explained():
     states = {name for row in rows("OpenMeter") for name in code(row[-1])}
     assert {*get_args(State), "blocked"} <= states
     reasons = OPERATIONS[OPERATIONS.index("`reason` of a decision") :].partition("\n\n")[0]
-    assert {*REASONS, *get_args(DropReason), "no_user", "no_subject", "invalid_data"} <= set(code(reasons))
+    unmade = {"no_subject", "invalid_data", traffic.NO_USAGE, traffic.MISSING_VALUE}
+    assert {*REASONS, *get_args(DropReason), "no_user", *unmade} <= set(code(reasons))
 
 
 MIB = 1 << 20
