@@ -91,6 +91,33 @@ def test_a_table_of_garbage_is_made_anew_with_its_columns_and_said(tmp_path, cap
         ledger.folder.close()
 
 
+def test_without_its_table_the_columns_are_of_no_use_and_the_folder_is_new(tmp_path):
+    before = ledger_in(tmp_path)
+    before.spend(before.place("acme", "calls"), 3)
+    before.folder.close()
+    (tmp_path / "places").unlink()
+    after = ledger_in(tmp_path)
+    assert (after.folder.is_new, after.committed(after.place("other", "calls"))) == (True, 0)
+    after.folder.close()
+
+
+@pytest.mark.parametrize("garbage", [None, b"garbage " * 1000])
+def test_a_folder_stays_new_if_the_process_dies_that_makes_it_anew(tmp_path, garbage):
+    """What is unsent has to be counted by the next: it was not yet."""
+    table = tmp_path / "places"
+
+    def dies(folder):
+        raise KeyboardInterrupt
+
+    ledger_in(tmp_path).folder.close()
+    table.unlink() if garbage is None else table.write_bytes(garbage)
+    with pytest.raises(KeyboardInterrupt):
+        Folder(tmp_path, dies, most_places=16)
+    after = Folder(tmp_path, most_places=16)
+    assert after.is_new
+    after.close()
+
+
 def test_a_folder_that_is_removed_or_made_anew_is_noticed_by_who_uses_it(tmp_path):
     one = ledger_in(tmp_path / "usage").folder
     assert not one.is_lost()

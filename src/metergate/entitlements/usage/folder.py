@@ -26,6 +26,8 @@ from metergate.entitlements.usage.places import MOST_COLUMNS, MOST_PLACES, Place
 _log = logging.getLogger("metergate.entitlements")
 
 TABLE = "places"
+BOOT = "boot"
+"""Written last: whether what was counted is of this start of the machine, and complete."""
 ANSWERS = "answers"
 """What OpenMeter answered, by key; its ceilings name places, and its times are of the clock."""
 LAYOUT = 2
@@ -78,7 +80,7 @@ class Folder:
             self.own = self._take_column(path)
             begin(self)
             if self.is_new:
-                (path / "boot").write_text(_boot(most_places), encoding="ascii")
+                (path / BOOT).write_text(_boot(most_places), encoding="ascii")
 
     def refresh(self) -> None:
         """Map the columns of processes that started since."""
@@ -216,15 +218,19 @@ def _try_lock(file: int) -> bool:
 
 
 def _forget_other_boots(path: Path, most: int) -> bool:
-    """Remove what was counted before the machine started; whether there is nothing now. The folder's lock is held."""
-    boot = path / "boot"
-    if boot.exists() and boot.read_text(encoding="ascii", errors="replace") == _boot(most):
+    """Remove what was counted before the machine started, or by a table that is gone: it says whose the columns' cells are.
+    Whether there is nothing now. The folder's lock is held.
+    """
+    boot, table = path / BOOT, path / TABLE
+    are_there = boot.exists() and table.exists()
+    if are_there and boot.read_text(encoding="ascii", errors="replace") == _boot(most):
         return False
     return _forget(path)
 
 
 def _forget(path: Path) -> bool:
-    for old in (path / TABLE, *path.glob("column-*"), *path.glob(f"{ANSWERS}*")):
+    """Begin with what says that the rest is of use: killed in between, the next does the same."""
+    for old in (path / BOOT, path / TABLE, *path.glob("column-*"), *path.glob(f"{ANSWERS}*")):
         old.unlink(missing_ok=True)
     return True
 
