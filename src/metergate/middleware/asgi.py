@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from concurrent.futures import Future
 from typing import Any, Final
 
 from metergate.engine import Admission, Engine, Metering
@@ -76,7 +77,7 @@ class MetergateMiddleware:
         scope[ADMIT] = responder.admit
         try:
             if self._admits:
-                await responder.admit()
+                await responder.admit_first()
             await self._app(scope, receive, responder.send)
         except denied.Denied as refusal:
             await responder.refuse(refusal)
@@ -89,6 +90,9 @@ class MetergateMiddleware:
         else:
             await responder.settle(_FAILED)
         finally:
+            del scope[
+                ADMIT
+            ]  # it leads back to the scope: a circle for each request costs as much as all of this
             metering.release()
             current.reset(remembered)
 
@@ -146,13 +150,17 @@ async def let_in(
 
 async def settle(metering: Metering, status: int) -> None:
     """Record the events, once; with ``power`` durability wait until they are on disk. A fault of ours harms no response."""
+    for durable in settled(metering, status):
+        await asyncio.wrap_future(durable)
+
+
+def settled(metering: Metering, status: int) -> tuple[Future[None], ...]:
+    """As `settle`, and gives what has to be awaited."""
     try:
-        pending = metering.settle(status)
+        return metering.settle(status)
     except Exception:  # noqa: BLE001  # said, with all there is to say
         _log.exception("the request could not be metered")
-        return
-    for durable in pending:
-        await asyncio.wrap_future(durable)
+        return ()
 
 
 def _found_user(scope: Scope) -> Any:
@@ -178,7 +186,17 @@ def _length(headers: Iterable[tuple[bytes, bytes]]) -> int:
 class _Responder:
     """Lets one request in, sends its response on, and settles its metering before its last byte."""
 
-    __slots__ = ("_left", "_metergate", "_metering", "_more_headers", "_scope", "_send", "_start", "_status")
+    __slots__ = (
+        "_left",
+        "_metergate",
+        "_metering",
+        "_more_headers",
+        "_scope",
+        "_send",
+        "_settled",
+        "_start",
+        "_status",
+    )
 
     def __init__(self, metergate: Metergate, metering: Metering, scope: Scope, send: Send) -> None:
         self._metergate = metergate
@@ -188,6 +206,7 @@ class _Responder:
         self._status = 0
         self._start: Message = {}
         self._left: int | None = None
+        self._settled = False
         self._more_headers: list[tuple[bytes, bytes]] = []
 
     async def admit(
@@ -199,11 +218,19 @@ class _Responder:
         if metering.is_armed_by(engine):
             return
         found = _found_user(scope) if user is None else user
-        caller = metergate.caller(scope, found, lambda name: _header(scope, name))
-        named = route or template(scope) or scope["path"]
-        await let_in(engine, caller, named, metering, self.add_header)
+        caller = metergate.caller(scope, found, self._header)
+        await let_in(engine, caller, route or template(scope) or scope["path"], metering, self.add_header)
         if route is not None:
             metering.route = route
+
+    async def admit_first(self) -> None:
+        """As `admit`, by the application's own policy, before anything else: most frameworks have no route yet."""
+        metergate, scope = self._metergate, self._scope
+        caller = metergate.caller(scope, _found_user(scope), self._header)
+        await let_in(metergate.engine, caller, scope["path"], self._metering, self.add_header)
+
+    def _header(self, name: bytes) -> str | None:
+        return _header(self._scope, name)
 
     def add_header(self, name: str, value: str) -> None:
         """A header field of the response, whatever it is."""
@@ -229,9 +256,12 @@ class _Responder:
 
     async def settle(self, status: int) -> None:
         """Record the events, once: by the status that was sent, else by this one."""
-        if self._metering.route is None:
-            self._metering.route = template(self._scope)
-        await settle(self._metering, self._status or status)
+        if not self._settled:
+            self._settled = True
+            if self._metering.route is None:
+                self._metering.route = template(self._scope)
+            for durable in settled(self._metering, self._status or status):
+                await asyncio.wrap_future(durable)
 
     async def refuse(self, refusal: denied.Denied) -> None:
         """Answer a denial, unless an answer has begun already."""

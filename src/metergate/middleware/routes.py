@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 
@@ -25,7 +25,7 @@ def template(scope: MutableMapping[str, Any]) -> str | None:
 def _route(scope: MutableMapping[str, Any]) -> Any:
     """FastAPI keeps the routes of an included router as they were, and knows beside them where they are included."""
     fastapi = scope.get("fastapi")
-    included = fastapi.get("effective_route_context") if isinstance(fastapi, Mapping) else None
+    included = fastapi.get("effective_route_context") if isinstance(fastapi, dict) else None
     return scope.get("route") if included is None else included
 
 
