@@ -104,6 +104,17 @@ def test_the_request_is_the_one_that_reached_the_last_policy_and_the_route_may_c
     assert data(bench) == [{"p": "/two", "r": "/{name}", "q": "1"}]
 
 
+def test_what_is_missing_is_said_once_for_a_route_and_for_no_more_routes_than_a_bound(bench, caplog):
+    engine = bench.engine(meter=TOKENS)
+    for number in range(1010):
+        for _ in range(2):
+            metering = Metering("r")
+            metering.arm(engine, "acme", f"/{number}")
+            metering.settle(200)
+    assert len([line for line in caplog.messages if "told no usage" in line]) == 1000
+    assert bench.backends.dropped == {"no_usage": 2020}
+
+
 # --- where OpenMeter has the values
 
 

@@ -235,6 +235,12 @@ def test_what_is_collected_is_what_the_meters_take_together():
             'Give it another name in "data" than "tokens".',
         ),
         (
+            {"data": {"count": 1}, "required": ["count"]},
+            "$.meter.required",
+            '"required" has no effect: nothing in the data can be missing.',
+            'Leave it out, or write an expression: "$response.bytes".',
+        ),
+        (
             {"data": {"bytes": "$response.bytes"}, "required": ["byte"]},
             "$.meter.required[0]",
             '"byte" is no key of the data, so there would never be an event.',

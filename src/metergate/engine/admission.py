@@ -25,6 +25,9 @@ from metergate.policy.traffic import demand_of
 
 _log = logging.getLogger("metergate.engine")
 
+_MOST_WARNED = 1000
+"""So many routes and meters are warned of, once each: what a host names as the route may have no end."""
+
 
 class UserLike(Protocol):
     """An authenticated user, as far as metering looks: `metergate.gateway.http.User` is one."""
@@ -211,7 +214,7 @@ class Engine:
             _log.error("policy %s: event %s dropped: %s", self.policy.name, meter, message, extra=extra)
             return
         once = (recording.route, reason, "" if reason == UNCOUNTED else meter)
-        if once in self._warned:
+        if once in self._warned or len(self._warned) >= _MOST_WARNED:
             return
         self._warned.add(once)
         if reason != UNCOUNTED:

@@ -150,7 +150,7 @@ class Traffic:
             self._facts.response_headers = _headers(demand.needs.response_headers, header)
         if not demand.response_body:
             return None
-        if has_body:
+        if has_body and (demand.tokens or demand.needs.members):
             self._watch(demand, header("content-type") or "", header("content-encoding") or "")
         self._look = Look(self._watches)
         return self._look

@@ -125,8 +125,13 @@ def read_traffic(
             message = f'"{key}" is what "from" puts in.'
             fields.refuse("data", message, f'Give it another name in "data" than {shown(key)}.')
     required = _read_required(fields, (*(data or {}), *own))
-    if template is None or (not template.varies and tokens is None):
-        return data if template is None or data is None else template.constant, None
+    if template is None:
+        return data, None
+    if not template.varies and tokens is None:
+        if required:
+            fix = 'Leave it out, or write an expression: "$response.bytes".'
+            fields.doubt("required", '"required" has no effect: nothing in the data can be missing.', fix)
+        return None if data is None else template.constant, None
     return template.constant, FromTraffic(template, tokens, required)
 
 
