@@ -46,10 +46,22 @@ class News:
             if known is not None and not heard.is_newer_than(known):
                 if heard.asked_at == known.asked_at and heard.is_expired:
                     known.expire()
-            elif all(self._can_read(ceiling.place.number) for ceiling in heard.ceilings):
+            elif self._has_all_ceilings(heard) and all(
+                self._can_read(ceiling.place.number) for ceiling in heard.ceilings
+            ):
                 self._snapshots.put(subject, heard)
                 taken.append((subject, heard))
         return taken
+
+    def _has_all_ceilings(self, heard: Snapshot) -> bool:
+        """Whether nothing is unlimited by it that is counted here: who was answered may not count it, or not yet, or know
+        the limit for a soft one.
+        """
+        missing = set(self._local.counted).difference(ceiling.feature for ceiling in heard.ceilings)
+        return not any(
+            value.has_access and value.feature in missing and (value.balance or heard.is_provisional)
+            for value in heard.values
+        )
 
     def _can_read(self, place: int) -> bool:
         """Whether this process may look at a place that another has made ceilings for."""

@@ -155,6 +155,11 @@ class LocalUsage:
         """Whether it was learnt how events count."""
         return self._catalog is not None
 
+    @property
+    def counted(self) -> Collection[str]:
+        """The features of which it is known how events count for them."""
+        return self._costs.kinds.keys()
+
     def watch(self, features: Iterable[str]) -> None:
         """Count for these features too."""
         with self.lock:
