@@ -19,11 +19,16 @@ from metergate.entitlements.usage.folder import Folder
 from metergate.entitlements.usage.ledger import Ledger
 from metergate.entitlements.usage.local import LocalUsage
 from metergate.entitlements.usage.watermark import Watermark
+from metergate.errors import ConfigurationError
 from metergate.openmeter import catalog
 from metergate.openmeter.values import FeatureValue, SubjectAccess
 from metergate.policy.events import EventEncoder, RecordedEvent
+from metergate.policy.expressions import Facts
 from metergate.policy.model import EntitlementCheck, Meter, Policy
+from metergate.policy.options import read_options
 from metergate.policy.secret import Secret
+from metergate.policy.traffic import Seen
+from metergate.streams import Usage
 from metergate.testing.processes import HOST, free_port
 
 REQUEST_ID = "0d9b1f4e-5a3c-4a55-9d3e-7f1c2b6a8e90"
@@ -68,9 +73,19 @@ def _policy() -> Policy:
     return Policy("bench", Secret("key"), meters=(meter,), required_entitlements=FEATURES)
 
 
+def _token_policy() -> Policy:
+    policy, findings = read_options(
+        {"apiKey": "key", "meter": {"type": "prompt", "from": "openai"}}, name="bench"
+    )
+    if policy is None:
+        raise ConfigurationError(findings)
+    return policy
+
+
 def _encoding(calls: int, rounds: int) -> list[Figure]:
     encoder = EventEncoder(_policy())
     runtime = (Meter("llm-usage", {"model": "gpt", "prompt_tokens": 100, "completion_tokens": 50}),)
+    tokens, seen = EventEncoder(_token_policy()), Seen(Facts(), {("openai", False): Usage("gpt", 100, 50)})
     now = time.time_ns() // 1_000_000
     return [
         Figure(
@@ -82,6 +97,11 @@ def _encoding(calls: int, rounds: int) -> list[Figure]:
         Figure(
             "and one set at run time",
             per_call_us(lambda: encoder.record(REQUEST_ID, "acme", now, runtime, {}), calls, rounds),
+            "µs for two",
+        ),
+        Figure(
+            "input and output of a response",
+            per_call_us(lambda: tokens.record(REQUEST_ID, "acme", now, None, {}, seen), calls, rounds),
             "µs for two",
         ),
     ]
