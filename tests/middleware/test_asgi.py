@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from metergate.errors import ConfigurationError, UsageError
-from metergate.middleware import Metergate, MetergateMiddleware, set_meters
+from metergate.middleware import Denied, Metergate, MetergateMiddleware, set_meters
+from metergate.middleware.asgi import admit
+from metergate.middleware.requirements import Requirement
 
 NUMBERS = count()
 HEAD = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
@@ -216,3 +218,40 @@ def test_at_the_end_of_the_application_what_was_recorded_is_sent(metergate, even
     assert events(subject) == []
     call(gate, app, type="lifespan")
     assert len(events(subject)) == 1
+
+
+def test_a_denial_after_the_answer_has_begun_is_metered_with_what_was_sent(
+    metergate, customer, events, subject
+):
+    customer(subject, 0)
+    gate = metergate()
+    chats = Requirement(["calls"])
+
+    async def begins(scope, receive, send):
+        await send(HEAD)
+        await admit(scope, chats)
+
+    with pytest.raises(Denied, match="calls"):
+        call(gate, begins, subject)
+    assert gate.flush()
+    assert len(events(subject)) == 1
+
+
+def test_what_was_announced_and_is_there_is_recorded_before_its_last_bytes_leave(metergate, subject):
+    gate = metergate()
+    recorded = []
+
+    async def announces(scope, receive, send):
+        await send({**HEAD, "headers": [(b"Content-Length", b"4")]})
+        for body in (b"ab", b"cd", b""):
+            await send({"type": "http.response.body", "body": body, "more_body": body != b""})
+
+    async def send(message):
+        recorded.append(next(iter(gate.backends.statistics().deliveries.values())).recorded)
+
+    asyncio.run(
+        MetergateMiddleware(announces, gate)(
+            {"type": "http", "path": "/", "headers": [], "user": subject}, None, send
+        )
+    )
+    assert recorded == [0, 0, 1, 1]

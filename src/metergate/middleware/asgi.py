@@ -90,9 +90,9 @@ class MetergateMiddleware:
         else:
             await responder.settle(_FAILED)
         finally:
-            del scope[
-                ADMIT
-            ]  # it leads back to the scope: a circle for each request costs as much as all of this
+            scope.pop(
+                ADMIT, None
+            )  # it leads back to the scope, and would keep all of the request for the collector
             metering.release()
             current.reset(remembered)
 
@@ -224,10 +224,11 @@ class _Responder:
             metering.route = route
 
     async def admit_first(self) -> None:
-        """As `admit`, by the application's own policy, before anything else: most frameworks have no route yet."""
+        """As `admit`, by the application's own policy, before anything else: only Litestar has a route by then."""
         metergate, scope = self._metergate, self._scope
         caller = metergate.caller(scope, _found_user(scope), self._header)
-        await let_in(metergate.engine, caller, scope["path"], self._metering, self.add_header)
+        named = scope.get("path_template") or scope["path"]
+        await let_in(metergate.engine, caller, named, self._metering, self.add_header)
 
     def _header(self, name: bytes) -> str | None:
         return _header(self._scope, name)
@@ -266,9 +267,9 @@ class _Responder:
     async def refuse(self, refusal: denied.Denied) -> None:
         """Answer a denial, unless an answer has begun already."""
         denial = refusal.denial
+        await self.settle(denial.status)
         if self._status:
             raise refusal
-        await self.settle(denial.status)
         body = denied.problem(denial, self._scope["path"], self._metering.request_id)
         for name, value in denied.headers(denial, len(body)):
             self.add_header(name, value)

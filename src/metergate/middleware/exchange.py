@@ -51,7 +51,8 @@ class Exchange:
 
     def end(self, response: Any) -> Any:
         """The response, metered, or as soon as its stream has ended."""
-        if self._streams(response):
+        self._tell(response)
+        if _streams(response):
             response.streaming_content = _Stream(response.streaming_content, self, response.status_code)
         else:
             self.settle(response.status_code)
@@ -59,7 +60,8 @@ class Exchange:
 
     async def end_async(self, response: Any) -> Any:
         """As `end`, on the event loop."""
-        if not self._streams(response):
+        self._tell(response)
+        if not _streams(response):
             await self.settle_async(response.status_code)
         elif response.is_async:
             response.streaming_content = _AsyncStream(response.streaming_content, self, response.status_code)
@@ -77,11 +79,9 @@ class Exchange:
         self.metering.route = self._route
         await asgi.settle(self.metering, status)
 
-    def _streams(self, response: Any) -> bool:
-        """Whether its body is still to be made. A file is there, and the server has ways of its own to send it."""
+    def _tell(self, response: Any) -> None:
         for name, value in self._headers:
             response.headers[name] = value
-        return bool(response.streaming) and getattr(response, "file_to_stream", None) is None
 
     @property
     def _route(self) -> str:
@@ -93,6 +93,11 @@ class Exchange:
 
     def _add_header(self, name: str, value: str) -> None:
         self._headers.append((name, value))
+
+
+def _streams(response: Any) -> bool:
+    """Whether its body is still to be made. A file is there, and the server has ways of its own to send it."""
+    return bool(response.streaming) and getattr(response, "file_to_stream", None) is None
 
 
 class _Stream:
