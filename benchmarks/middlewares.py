@@ -86,8 +86,9 @@ def _begin(stack: ExitStack, which: str, sink: str, folder: Path) -> Connection:
     ours, theirs = spawning.Pipe()
     process = spawning.Process(target=_serve, args=(which, sink, folder, theirs), daemon=True)
     process.start()
-    stack.callback(process.kill)
     stack.callback(ours.close)
+    stack.callback(process.join)
+    stack.callback(process.kill)
     return ours
 
 

@@ -15,6 +15,7 @@ from benchmarks.proxies import BARE, FULL, Contender, ratios
 from benchmarks.report import Figure, Report, Section, middle, show, shown
 from rich.console import Console
 
+from benchmarks import middlewares
 from metergate.testing.load import LoadReport
 from metergate.testing.processes import Server
 
@@ -115,3 +116,12 @@ def test_the_time_of_a_group_grows_as_it_works() -> None:
     while cpu_seconds(os.getpgrp()) < before + 0.02:
         socket.getaddrinfo("127.0.0.1", 80)
     assert cpu_seconds(2**22 + 1) == 0.0
+
+
+def test_what_a_middleware_adds_is_told_from_the_route_and_in_times_of_ours() -> None:
+    times = {name: [30.0, 70.0, 50.0] for name in middlewares.MIDDLEWARES}
+    times |= {middlewares.BARE: [10.0], middlewares.FULL: [30.0]}
+    shown_as = {figure.name: figure.value for figure in middlewares._figures(times)}
+    assert shown_as[middlewares.BARE] == 10.0
+    assert shown_as[f"+ {middlewares.FULL}"] == 20.0
+    assert (shown_as["+ Moesif"], shown_as["Moesif, of Metergate's"]) == (40.0, 2.0)
