@@ -103,12 +103,17 @@ def test_a_route_s_quota_holds_though_its_policy_is_made_with_the_first_request(
         ("django", ["/things/<int:number>", "/shops/<shop>/things/<int:number>"]),
     ],
 )
-def test_a_route_goes_by_its_template(framework, names, metergate, caplog):
-    gate = metergate()
+def test_a_route_goes_by_its_template(framework, names, metergate, events, caplog):
+    gate = metergate(meter={"type": "call", "data": {"route": "$route.path"}})
+    paths = ["/things/1", "/things/2", "/shops/corner/things/1", "/shops/other/things/2"]
+    app = application(framework, gate)
     with caplog.at_level(logging.WARNING, "metergate.engine"):
-        paths = ["/things/1", "/things/2", "/shops/corner/things/1", "/shops/other/things/2"]
-        assert statuses(ask(gate, application(framework, gate), *paths)) == [200] * 4
+        assert statuses(ask(gate, app, *paths)) == [200] * 4
     assert sorted(record.route for record in caplog.records) == sorted(names), "one warning each"
+    user = f"routed-{next(NUMBERS)}"
+    assert statuses(ask(gate, app, *paths, user=user)) == [200] * 4
+    assert gate.flush()
+    assert sorted(event["data"]["route"] for event in events(user)) == sorted([*names, *names])
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from metergate.policy.traffic import NOTHING_SEEN, Seen
 if TYPE_CHECKING:
     from metergate.engine.admission import Engine
     from metergate.entitlements import Decision
-    from metergate.entitlements.usage.local import Hold
+    from metergate.entitlements.usage.holds import Hold
 
 _log = logging.getLogger("metergate.engine")
 
@@ -145,6 +145,8 @@ class Metering:
         if self._settled:
             return _NOTHING
         self._settled = True
+        if self.traffic is not None and self.route is not None:
+            self.traffic.routed(self.route)
         try:
             return self._record(status) if self._armed else _NOTHING
         finally:

@@ -122,6 +122,10 @@ class Traffic:
         if needs.request_headers:
             facts.request_headers = _headers(needs.request_headers, header)
 
+    def routed(self, route: str) -> None:
+        """Note the route's template, where the host learns it only after `request`."""
+        self._facts.route = route
+
     def response(
         self,
         status: int,
