@@ -10,11 +10,11 @@ def chat(request): ...
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import lru_cache, wraps
 from typing import Any
 
-from asgiref.sync import async_to_sync, iscoroutinefunction, markcoroutinefunction
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.conf import settings  # type: ignore[import-untyped]
 from django.http import HttpResponse  # type: ignore[import-untyped]
 
@@ -59,7 +59,7 @@ class MetergateMiddleware:
     def _serve(self, request: Any, exchange: Exchange) -> Any:
         remembered = current.set(exchange.metering)
         try:
-            _admit(request, exchange, None)
+            exchange.admit()
             response = self._get_response(request)
         except denied.Denied as refusal:
             response = _refusal(request, exchange, refusal)
@@ -73,7 +73,7 @@ class MetergateMiddleware:
     async def _serve_async(self, request: Any, exchange: Exchange) -> Any:
         remembered = current.set(exchange.metering)
         try:
-            await _admit_async(request, exchange, None)
+            await exchange.admit_async()
             response = await self._get_response(request)
         except denied.Denied as refusal:
             response = _refusal(request, exchange, refusal)
@@ -102,7 +102,7 @@ def require_entitlement(*features: str, **options: Any) -> Callable[[View], View
             exchange = _exchange_of(request)
             if exchange is not None:
                 try:
-                    _admit(request, exchange, requirement)
+                    exchange.admit(requirement)
                 except denied.Denied as refusal:
                     return _refusal(request, exchange, refusal)
             return view(request, *args, **kwargs)
@@ -112,7 +112,7 @@ def require_entitlement(*features: str, **options: Any) -> Callable[[View], View
             exchange = _exchange_of(request)
             if exchange is not None:
                 try:
-                    await _admit_async(request, exchange, requirement)
+                    await exchange.admit_async(requirement)
                 except denied.Denied as refusal:
                     return _refusal(request, exchange, refusal)
             return await view(request, *args, **kwargs)
@@ -131,20 +131,6 @@ def application_metergate() -> Metergate:
 @lru_cache(maxsize=1)
 def _from_settings() -> Metergate:
     return Metergate(**settings.METERGATE)
-
-
-def _admit(request: Any, exchange: Exchange, requirement: Requirement | None) -> None:
-    """Entitlements are asked for on one event loop of a process: below ASGI on the server's, from a thread as well."""
-    if hasattr(request, "scope"):
-        async_to_sync(_admit_async)(request, exchange, requirement)
-    else:
-        exchange.admit(getattr(request, "user", None), requirement)
-
-
-async def _admit_async(request: Any, exchange: Exchange, requirement: Requirement | None) -> None:
-    find: Callable[[], Awaitable[Any]] | None = getattr(request, "auser", None)
-    user = getattr(request, "user", None) if find is None else await find()
-    await exchange.admit_async(user, requirement)
 
 
 def _exchange_of(request: Any) -> Exchange | None:

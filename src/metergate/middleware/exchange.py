@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from metergate.engine import Metering
+from asgiref.sync import async_to_sync
+
+from metergate.engine import Engine, Metering
 from metergate.engine.requestids import new_request_id
 from metergate.middleware import asgi, wsgi
-from metergate.middleware.current import KEY, current
+from metergate.middleware.bodies import AsyncBody, Body
+from metergate.middleware.callers import Caller
+from metergate.middleware.current import KEY
 from metergate.middleware.host import Metergate
 from metergate.middleware.requirements import Requirement
 
@@ -31,19 +35,26 @@ class Exchange:
         around = getattr(request, "scope", None) or request.environ
         around[KEY] = self.metering
 
-    def admit(self, user: Any, requirement: Requirement | None) -> None:
-        """Let it in by the application's policy or another, once. On any thread, below WSGI. Raises `denied.Denied`."""
-        engine = self._metergate.engine if requirement is None else requirement.engine(self._metergate)
+    def admit(self, requirement: Requirement | None = None) -> None:
+        """Let it in by the application's policy or another, once. On any thread. Raises `denied.Denied`.
+
+        Entitlements are asked for on one event loop of a process: below ASGI on the server's.
+        """
+        if hasattr(self._request, "scope"):
+            async_to_sync(self.admit_async)(requirement)
+            return
+        engine = self._engine(requirement)
         if not self.metering.is_armed_by(engine):
-            caller = self._metergate.caller(self._request, user, self._header)
+            caller = self._caller(getattr(self._request, "user", None))
             wsgi.admit(self._metergate, engine, caller, self._route, self.metering, self._add_header)
 
-    async def admit_async(self, user: Any, requirement: Requirement | None) -> None:
+    async def admit_async(self, requirement: Requirement | None = None) -> None:
         """As `admit`, on the event loop."""
-        engine = self._metergate.engine if requirement is None else requirement.engine(self._metergate)
+        engine = self._engine(requirement)
         if not self.metering.is_armed_by(engine):
-            caller = self._metergate.caller(self._request, user, self._header)
-            await asgi.let_in(engine, caller, self._route, self.metering, self._add_header)
+            find: Callable[[], Awaitable[Any]] | None = getattr(self._request, "auser", None)
+            user = getattr(self._request, "user", None) if find is None else await find()
+            await asgi.let_in(engine, self._caller(user), self._route, self.metering, self._add_header)
 
     def give_up(self) -> None:
         """There will be no response."""
@@ -53,7 +64,7 @@ class Exchange:
         """The response, metered, or as soon as its stream has ended."""
         self._tell(response)
         if _streams(response):
-            response.streaming_content = _Stream(response.streaming_content, self, response.status_code)
+            response.streaming_content = Body(response.streaming_content, self, response.status_code)
         else:
             self.settle(response.status_code)
         return response
@@ -64,9 +75,9 @@ class Exchange:
         if not _streams(response):
             await self.settle_async(response.status_code)
         elif response.is_async:
-            response.streaming_content = _AsyncStream(response.streaming_content, self, response.status_code)
+            response.streaming_content = AsyncBody(response.streaming_content, self, response.status_code)
         else:
-            response.streaming_content = _Stream(response.streaming_content, self, response.status_code)
+            response.streaming_content = Body(response.streaming_content, self, response.status_code)
         return response
 
     def settle(self, status: int) -> None:
@@ -83,6 +94,12 @@ class Exchange:
         for name, value in self._headers:
             response.headers[name] = value
 
+    def _engine(self, requirement: Requirement | None) -> Engine:
+        return self._metergate.engine if requirement is None else requirement.engine(self._metergate)
+
+    def _caller(self, user: Any) -> Caller | None:
+        return self._metergate.caller(self._request, user, self._header)
+
     @property
     def _route(self) -> str:
         match = self._request.resolver_match
@@ -98,55 +115,3 @@ class Exchange:
 def _streams(response: Any) -> bool:
     """Whether its body is still to be made. A file is there, and the server has ways of its own to send it."""
     return bool(response.streaming) and getattr(response, "file_to_stream", None) is None
-
-
-class _Stream:
-    """A body that streams, and settles its request as it ends: by itself, by a fault, or because its client has left."""
-
-    def __init__(self, chunks: Iterator[bytes], exchange: Exchange, status: int) -> None:
-        self._chunks = chunks
-        self._exchange = exchange
-        self._status = status
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        remembered = current.set(self._exchange.metering)
-        try:
-            return next(self._chunks)
-        except BaseException:  # also its end
-            self.close()
-            raise
-        finally:
-            current.reset(remembered)
-
-    def close(self) -> None:
-        """The server is done with it."""
-        self._exchange.settle(self._status)
-
-
-class _AsyncStream:
-    """As `_Stream`, on the event loop."""
-
-    def __init__(self, chunks: AsyncIterator[bytes], exchange: Exchange, status: int) -> None:
-        self._chunks = chunks
-        self._exchange = exchange
-        self._status = status
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        remembered = current.set(self._exchange.metering)
-        try:
-            return await anext(self._chunks)
-        except BaseException:  # also its end
-            await self._exchange.settle_async(self._status)
-            raise
-        finally:
-            current.reset(remembered)
-
-    def close(self) -> None:
-        """The server is done with it; this comes on a thread."""
-        self._exchange.settle(self._status)
