@@ -151,10 +151,11 @@ class Flights:
         self._news.recall()
 
     def look(self) -> None:
-        """Take what other processes were answered, also for who waits to be read here. Costs little where that is
-        nothing.
-        """
-        for subject, snapshot in self._news.look() if self._news is not None else ():
+        """Take what other processes were answered, also for who waits here. Costs little where that is nothing."""
+        if self._news is None or self.counted is None or not (news := self._news.look()):
+            return
+        self.counted.learning.begin()  # who is told much reads seldom
+        for subject, snapshot in news:
             flight = self._flights.get(subject)
             if flight is None or flight.began is not None or snapshot.is_expired:
                 continue

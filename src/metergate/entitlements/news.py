@@ -20,17 +20,24 @@ class News:
         self._snapshots = snapshots
         self._local = local
         self._clock = clock
+        self._recalled = False
 
     def recall(self) -> None:
-        """Take what was answered before this process began."""
-        if self._answers is not None:
+        """Take what was answered before this process began, as soon as it is known how events count: before, this process
+        must not let in anybody on the answers of others, because what it records would count for nobody.
+        """
+        if self._answers is not None and self._local.knows:
+            self._recalled = True
             self._take(self._answers.recall())
 
     def look(self) -> Iterable[tuple[str, Snapshot]]:
         """Take what others were answered since the last look; whose snapshots are new."""
-        if self._answers is None or not (found := self._answers.look()):
+        if self._answers is None or not self._local.knows:
             return ()
-        return self._take(found)
+        if not self._recalled:
+            self.recall()
+        found = self._answers.look()
+        return self._take(found) if found else ()
 
     def share(self, answers: Iterable[tuple[str, Snapshot]]) -> None:
         """Tell the others."""

@@ -48,14 +48,18 @@ class Learning:
 
     async def ready(self) -> None:
         """Wait until it is learnt how events count, where that was never learnt and may be asked now."""
+        self.begin()
+        if self._task is not None and not self.local.knows:
+            await asyncio.wait((self._task,))
+
+    def begin(self) -> None:
+        """Learn, if it is time to."""
         now = self._clock()
         if self._task is None and (now >= self._next or (self.local.lacks and now >= self._retry_at)):
             self._next = now + LEARN_SECONDS
             self._retry_at = now + RETRY_SECONDS
             self._task = asyncio.get_running_loop().create_task(self._learn())
             self._task.add_done_callback(self._end)
-        if self._task is not None and not self.local.knows:
-            await asyncio.wait((self._task,))
 
     async def _learn(self) -> None:
         try:
