@@ -8,7 +8,7 @@ import pytest
 
 from metergate.entitlements.answers import Answers
 from metergate.entitlements.snapshot import NEVER, Snapshot
-from metergate.entitlements.usage.local import Ceiling
+from metergate.entitlements.usage.holds import Ceiling
 from metergate.entitlements.usage.places import Place
 from metergate.openmeter.values import FeatureValue, SubjectAccess
 

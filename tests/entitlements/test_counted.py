@@ -9,8 +9,9 @@ import pytest
 
 from metergate.entitlements.counted import Counted
 from metergate.entitlements.usage.folder import Folder
+from metergate.entitlements.usage.holds import Hold, UsedUp
 from metergate.entitlements.usage.ledger import Ledger
-from metergate.entitlements.usage.local import Hold, LocalUsage, UsedUp
+from metergate.entitlements.usage.local import LocalUsage
 from metergate.entitlements.usage.watermark import Watermark
 from metergate.openmeter.catalog import Catalog, Feature, Meter
 from metergate.openmeter.values import FeatureValue, MeteredEntitlement, SubjectAccess

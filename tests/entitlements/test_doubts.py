@@ -10,8 +10,9 @@ import pytest
 from metergate.entitlements import Entitlements
 from metergate.entitlements.counted import Counted
 from metergate.entitlements.usage.folder import Folder
+from metergate.entitlements.usage.holds import Hold, UsedUp
 from metergate.entitlements.usage.ledger import Ledger
-from metergate.entitlements.usage.local import Hold, LocalUsage, UsedUp
+from metergate.entitlements.usage.local import LocalUsage
 from metergate.entitlements.usage.watermark import Watermark
 from metergate.errors import OpenMeterOutage
 from metergate.openmeter.catalog import Catalog, Feature, Meter

@@ -17,7 +17,7 @@ from metergate.engine.explanations import Explanations
 from metergate.engine.metering import Recording
 from metergate.entitlements import Decision
 from metergate.entitlements.decision import GRANTED
-from metergate.entitlements.usage.local import Hold
+from metergate.entitlements.usage.holds import Hold
 from metergate.policy.events import INVALID_DATA, EventEncoder
 from metergate.policy.events import NO_SUBJECT as UNCOUNTED
 from metergate.policy.model import Policy

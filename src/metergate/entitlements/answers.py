@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from metergate.entitlements.snapshot import NEVER, Snapshot
-from metergate.entitlements.usage.local import Ceiling
+from metergate.entitlements.usage.holds import Ceiling
 from metergate.entitlements.usage.places import Place
 from metergate.openmeter.values import AccessState, FeatureValue, SubjectAccess
 

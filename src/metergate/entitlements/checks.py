@@ -45,7 +45,7 @@ from metergate.entitlements.flights import Flights
 from metergate.entitlements.snapshot import Snapshot, Snapshots
 from metergate.entitlements.source import AccessSource
 from metergate.entitlements.statistics import EntitlementStatistics, gather
-from metergate.entitlements.usage.local import Hold
+from metergate.entitlements.usage.holds import Hold
 from metergate.entitlements.wanted import DENIAL_SECONDS, Wanted, is_fresh, is_said, need, usable
 from metergate.policy.model import EntitlementCheck
 

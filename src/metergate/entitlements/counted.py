@@ -14,8 +14,9 @@ from typing import Protocol
 
 from metergate.entitlements.answers import Answers
 from metergate.entitlements.snapshot import Snapshot, is_near_limit
+from metergate.entitlements.usage.holds import Asked, Ceiling, Hold, UsedUp
 from metergate.entitlements.usage.learning import CatalogSource, Learning
-from metergate.entitlements.usage.local import Asked, Ceiling, Hold, LocalUsage, UsedUp
+from metergate.entitlements.usage.local import LocalUsage
 from metergate.entitlements.usage.terms import EntitlementSource, Terms
 from metergate.openmeter.values import SubjectAccess
 from metergate.policy.model import EntitlementCheck

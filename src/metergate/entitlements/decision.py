@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from metergate.entitlements.snapshot import Snapshot
-from metergate.entitlements.usage.local import Hold
+from metergate.entitlements.usage.holds import Hold
 from metergate.openmeter.values import FeatureValue
 from metergate.policy.model import EntitlementCheck
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from metergate.entitlements.usage.local import Ceiling
+from metergate.entitlements.usage.holds import Ceiling
 from metergate.openmeter.values import AccessState, FeatureValue, SubjectAccess
 
 _LACKS: dict[AccessState, str] = {

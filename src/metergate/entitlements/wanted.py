@@ -9,7 +9,7 @@ from metergate.entitlements.confirmation import Confirmations
 from metergate.entitlements.counted import Counted, reserves
 from metergate.entitlements.decision import GRANTED, Decision, grants
 from metergate.entitlements.snapshot import Snapshot, is_near_limit
-from metergate.entitlements.usage.local import Hold
+from metergate.entitlements.usage.holds import Hold
 from metergate.policy.model import EntitlementCheck
 
 DENIAL_SECONDS = 1.0

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from metergate.entitlements.usage.folder import Folder
+from metergate.entitlements.usage.holds import Hold
 from metergate.entitlements.usage.ledger import MOST, Ledger
-from metergate.entitlements.usage.local import Hold
 from metergate.entitlements.usage.watermark import Watermark
 
 READER = """

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from metergate.entitlements.usage.folder import Folder
+from metergate.entitlements.usage.holds import Hold
 from metergate.entitlements.usage.ledger import Ledger
-from metergate.entitlements.usage.local import Hold, LocalUsage
+from metergate.entitlements.usage.local import LocalUsage
 from metergate.entitlements.usage.watermark import Watermark
 from metergate.openmeter.catalog import Catalog, Feature, Meter
 from metergate.openmeter.values import FeatureValue

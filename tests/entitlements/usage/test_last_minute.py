@@ -12,8 +12,9 @@ import pytest
 from metergate.entitlements.counted import Counted
 from metergate.entitlements.usage.bounds import Bounds
 from metergate.entitlements.usage.folder import Folder
+from metergate.entitlements.usage.holds import Hold
 from metergate.entitlements.usage.ledger import Ledger
-from metergate.entitlements.usage.local import Hold, LocalUsage
+from metergate.entitlements.usage.local import LocalUsage
 from metergate.entitlements.usage.watermark import Watermark
 from metergate.errors import OpenMeterOutage
 from metergate.openmeter.access import AccessClient

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from metergate.entitlements.usage.folder import Folder
+from metergate.entitlements.usage.holds import Hold, UsedUp
 from metergate.entitlements.usage.ledger import Ledger
-from metergate.entitlements.usage.local import Hold, LocalUsage, UsedUp
+from metergate.entitlements.usage.local import LocalUsage
 from metergate.entitlements.usage.watermark import Watermark
 from metergate.openmeter.catalog import Catalog, Feature, Meter
 from metergate.openmeter.values import FeatureValue
@@ -67,6 +68,35 @@ def test_a_value_that_comes_again_costs_a_unique_feature_nothing(local):
     ceilings = answer(counted, {"users": 10.0})
     counted.spend([call(user="a"), call(user="b"), call(user="a"), call(user=None)])
     assert left(counted, ceilings) == {"users": 8.0}
+
+
+def test_a_value_that_comes_again_costs_once_it_is_seen_but_not_at_the_end_of_a_period():
+    now = [1000.0]
+    ledger = Ledger(Folder(None, most_places=8), Watermark(lambda: [(1, 1)]), lambda: now[0], visibility=5)
+    counted = LocalUsage(ledger)
+    counted.watch(["users"])
+    counted.learn(CATALOG)
+
+    def ceiling(*, early):
+        value = FeatureValue("users", True, balance=9.0, usage=1.0)
+        (made,) = counted.ceilings(counted.ask("acme"), [value], ["users"] if early else [])
+        return made
+
+    ceiling(early=False)
+    counted.spend([call(user="a")])
+    for _ in range(60):
+        now[0] += 0.2
+        ledger.tend(left_behind=False)
+    before = counted.left(ceiling(early=False))
+    last = ceiling(early=True)
+    for _ in range(3):
+        counted.spend([call(user="a")])
+    assert counted.left(last) == before, "it is in the balance that the answers before have shown"
+    counted.spend([call(user="b")])
+    assert counted.left(last) == before - 1
+    first = ceiling(early=False)
+    counted.spend([call(user="a")])
+    assert counted.left(first) == counted.left(last) == before - 2, "a new period counts it anew"
 
 
 def test_a_level_does_not_add_up(local):

@@ -10,11 +10,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
-
-import msgspec
+from typing import Protocol
 
 from metergate.entitlements.usage.costs import NONE, Costs, FeatureCost, Kind, read_costs
+from metergate.entitlements.usage.holds import Asked, Ceiling, Hold, UsedUp
 from metergate.entitlements.usage.ledger import Ledger
 from metergate.entitlements.usage.places import Place
 from metergate.openmeter.catalog import Catalog
@@ -38,54 +37,6 @@ class Recorded(Protocol):
     def data(self) -> Mapping[str, object] | None: ...
 
 
-class Asked(NamedTuple):
-    """What was known of a feature before OpenMeter was asked."""
-
-    feature: str
-    place: Place
-    kind: Kind
-    base: float
-    seen: tuple[float, ...]
-
-
-class Ceiling(NamedTuple):
-    """How far a feature may be used before OpenMeter has to be asked again.
-
-    A flow: as long as what is recorded and held here stays below ``amount``. A level (``seen`` is there): as
-    long as no value recorded since then reaches it. ``early``: what OpenMeter said holds from a later moment on, and
-    this is what it said before.
-    """
-
-    feature: str
-    place: Place
-    amount: float
-    balance: float
-    seen: tuple[float, ...] | None = None
-    early: bool = False
-
-
-class Hold(msgspec.Struct, eq=False):
-    """What a request holds until it has ended. ``release`` it, whatever becomes of the request."""
-
-    ledger: Ledger
-    """That of the process that holds."""
-    parts: list[tuple[Place, float]]
-
-    def __repr__(self) -> str:
-        return f"<Hold {[amount for _, amount in self.parts]}>"
-
-    def of(self, ledger: Ledger, place: Place) -> float:
-        """What is held there."""
-        return sum(amount for held, amount in self.parts if held == place) if ledger is self.ledger else 0.0
-
-    def release(self) -> None:
-        """Give back what is held; calling it again does nothing."""
-        ledger, parts = self.ledger, self.parts
-        with ledger.lock:
-            while parts:
-                ledger.give_back(*parts.pop())
-
-
 @dataclass(frozen=True, slots=True)
 class LocalStatistics:
     """``places``: features of subjects that were given one of the places, by all processes of the host. By this
@@ -96,13 +47,6 @@ class LocalStatistics:
     places: int
     evicted: int
     crowded_out: int
-
-
-class UsedUp(NamedTuple):
-    """A feature of which nothing is left by the local count: its balance at OpenMeter, and what it lacks."""
-
-    feature: str
-    left: float
 
 
 class LocalUsage:
@@ -127,6 +71,8 @@ class LocalUsage:
         self._said: set[str] = set()
         self._places: dict[tuple[str, str], Place] = {}
         self._values: dict[tuple[Place, str], float] = {}
+        self._ending: set[Place] = set()
+        """Places whose last answer was early."""
         self._early: deque[Recorded] = deque(maxlen=MOST_REMEMBERED)
 
     def move_to(self, ledger: Ledger) -> None:
@@ -216,10 +162,12 @@ class LocalUsage:
             self.ledger.spend(place, 1.0)
 
     def _is_new(self, place: Place, key: str) -> bool:
-        """Whether a value costs: not while one that was recorded before is counted here."""
+        """Whether a value costs: not while one that was recorded before is counted here, nor at the end of a period, where
+        no answer would say that it was none.
+        """
         value, now = (place, key), self.ledger.now()
         counted_at = self._values.get(value)
-        if counted_at is not None and not self.ledger.has_seen(counted_at):
+        if counted_at is not None and (place in self._ending or not self.ledger.has_seen(counted_at)):
             return False
         if len(self._values) >= MOST_REMEMBERED:
             self._values.clear()
@@ -307,6 +255,8 @@ class LocalUsage:
         if one.kind == "level":
             return Ceiling(one.feature, place, balance + (value.usage or 0.0), balance, one.seen)
         bounds, amount = self.ledger.folder.places.bounds, balance + one.base
+        if one.kind == "unique":
+            self._note_end(place, early=early)
         if early:
             return Ceiling(one.feature, place, min(bounds.least(place.number), amount), balance, early=True)
         if self.ledger.is_current(place):
@@ -314,6 +264,12 @@ class LocalUsage:
             keep = bounds.begin if is_new else bounds.narrow
             keep(place.number, amount, balance + self.ledger.spent(place))
         return Ceiling(one.feature, place, amount, balance)
+
+    def _note_end(self, place: Place, *, early: bool) -> None:
+        if not early or len(self._ending) >= MOST_REMEMBERED:
+            self._ending.discard(place)
+        else:
+            self._ending.add(place)
 
     # --- deciding
 
