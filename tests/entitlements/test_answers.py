@@ -8,6 +8,7 @@ import pytest
 
 from metergate.entitlements.answers import Answers
 from metergate.entitlements.snapshot import NEVER, Snapshot
+from metergate.entitlements.usage.folder import Folder
 from metergate.entitlements.usage.holds import Ceiling
 from metergate.entitlements.usage.places import Place
 from metergate.openmeter.values import FeatureValue, SubjectAccess
@@ -162,6 +163,20 @@ def test_a_full_file_is_begun_anew_and_nobody_misses_anything(answers, tmp_path)
     files = [tmp_path / "answers-key", tmp_path / "answers-key.before"]
     assert all(100 < file.stat().st_size <= 2000 for file in files)
     assert subjects(answers().recall())[-10:] == [f"s{number}" for number in range(50, 60)]
+
+
+def test_what_was_answered_before_the_machine_started_is_forgotten_with_the_count(tmp_path):
+    Folder(tmp_path, most_places=8).close()
+    first = Answers(tmp_path / "answers-key", most_bytes=200)
+    for number in range(3):
+        first.share([(f"s{number}", snapshot())])
+    first.close()
+    assert len(list(tmp_path.glob("answers*"))) == 2
+    Folder(tmp_path, most_places=8).close()
+    assert len(list(tmp_path.glob("answers*"))) == 2, "a new start of the gateway keeps them"
+    (tmp_path / "boot").write_text("another", "ascii")
+    Folder(tmp_path, most_places=8).close()
+    assert not list(tmp_path.glob("answers*"))
 
 
 def test_a_disk_that_is_full_is_said_once_and_nobody_is_told(answers, tmp_path, caplog):
