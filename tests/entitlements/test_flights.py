@@ -136,6 +136,7 @@ async def drain(checks):
 # --- many at once
 
 
+@pytest.mark.no_cover  # it takes four times as long
 def test_ten_thousand_new_subjects_at_once_neither_stampede_nor_starve(virtual):
     async def scenario(now):
         openmeter, checks = world(now)
@@ -160,6 +161,7 @@ def test_ten_thousand_new_subjects_at_once_neither_stampede_nor_starve(virtual):
     assert not statistics.failing
 
 
+@pytest.mark.no_cover  # it takes four times as long
 @pytest.mark.parametrize("offered", [False, True])
 def test_with_ten_thousand_active_subjects_nobody_waits_and_reads_keep_to_the_budget(virtual, offered):
     async def scenario(now):
@@ -392,6 +394,7 @@ def test_a_subject_that_is_denied_is_asked_for_once_a_second_and_a_top_up_is_see
     assert {reason for when, reason in decisions if when < topped_up} == {"exhausted"}
 
 
+@pytest.mark.no_cover  # it takes four times as long
 def test_a_top_up_is_seen_although_thousands_wait_to_be_renewed(virtual):
     async def scenario(now):
         openmeter, checks = world(now, max_reads_per_second=1000)

@@ -184,6 +184,7 @@ def named(broken):
     return next((part.__name__ for part in (*parts.values(), *changes.values())), host.__name__)
 
 
+@pytest.mark.no_cover  # it takes four times as long
 @pytest.mark.parametrize("broken", QUICK, ids=named)
 def test_a_broken_rule_is_noticed(broken, monkeypatch):
     notices(*broken, monkeypatch)

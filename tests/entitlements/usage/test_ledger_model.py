@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -253,5 +254,6 @@ USUAL = settings(
 )
 
 
+@pytest.mark.no_cover  # it takes three times as long
 def test_the_limit_holds_whatever_happens():
     run_state_machine_as_test(Host, settings=USUAL)
