@@ -65,12 +65,15 @@ def statuses(answers):
     return sorted(answer.status_code for answer in answers)
 
 
-@pytest.mark.parametrize("framework", MANNERED)
-def test_a_route_needs_more_and_is_metered_on_its_own(framework, metergate, chatter, events):
+@pytest.mark.parametrize(
+    ("framework", "path"),
+    [*((framework, "/chats/7") for framework in MANNERED), ("django", "/chats-async/7")],
+)
+def test_a_route_needs_more_and_is_metered_on_its_own(framework, path, metergate, chatter, events):
     gate = metergate()
-    user = chatter(2)
+    user = chatter(1)
     app = application(framework, gate)
-    assert statuses(ask(gate, app, "/things/7", "/chats/7", user=user)) == [200, 200]
+    assert statuses(ask(gate, app, "/things/7", path, path, user=user)) == [200, 200, 403]
     assert gate.flush()
     assert sorted(event["type"] for event in events(user)) == ["call", "call", "chat"]
 

@@ -47,6 +47,10 @@ def thing(request, number, shop=None):
     return HttpResponse(f"thing {number}")
 
 
+async def thing_async(request, number):
+    return HttpResponse(f"thing {number}")
+
+
 def stream(request):
     below_asgi = hasattr(request, "scope")
     return StreamingHttpResponse(
@@ -80,6 +84,7 @@ urlpatterns = [
     path("tokens", tokens),
     path("tokens-async", tokens_async),
     path("background", background),
+    path("chats-async/<int:number>", require_entitlement("chats", meter={"type": "chat"})(thing_async)),
     path("chats/<int:number>", require_entitlement("chats", meter={"type": "chat"})(thing)),
     path("shops/<shop>/", include([path("things/<int:number>", thing)])),
 ]
