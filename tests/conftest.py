@@ -1,11 +1,11 @@
 """For all tests: examples of property tests have no deadline of their own, since a busy machine is no fault;
-a test that hangs is ended by pytest's timeout. `make chaos` tries ten times as many.
+a test that hangs is ended by pytest's timeout. `make chaos` tries twenty times as many.
 """
 
 import pytest
 from hypothesis import settings
 
-settings.register_profile("metergate", deadline=None, max_examples=50)
+settings.register_profile("metergate", deadline=None, max_examples=25)
 settings.register_profile("long", deadline=None, max_examples=500)
 settings.load_profile("metergate")
 

@@ -162,7 +162,7 @@ def test_ten_thousand_new_subjects_at_once_neither_stampede_nor_starve(virtual):
 
 
 @pytest.mark.no_cover  # it takes four times as long
-@pytest.mark.parametrize("offered", [False, True])
+@pytest.mark.parametrize("offered", [pytest.param(False, marks=pytest.mark.chaos), True])
 def test_with_ten_thousand_active_subjects_nobody_waits_and_reads_keep_to_the_budget(virtual, offered):
     async def scenario(now):
         openmeter, checks = world(now)
